@@ -1,0 +1,32 @@
+"""Fast, accurate softmax and its family for NumPy arrays on the CPU."""
+
+from csoftmax._core import get_num_threads, set_num_threads, threads
+from csoftmax._derivative import (
+    log_softmax_backward,
+    log_softmax_jvp,
+    softmax_backward,
+    softmax_jacobian,
+    softmax_jvp,
+)
+from csoftmax._dispatch import get_isa, use_isa
+from csoftmax._forward import log_softmax, logsumexp, softmax
+from csoftmax._runtime import get_include, runtime_info, show_runtime
+
+__all__ = [
+    "get_include",
+    "get_isa",
+    "get_num_threads",
+    "log_softmax",
+    "log_softmax_backward",
+    "log_softmax_jvp",
+    "logsumexp",
+    "runtime_info",
+    "set_num_threads",
+    "show_runtime",
+    "softmax",
+    "softmax_backward",
+    "softmax_jacobian",
+    "softmax_jvp",
+    "threads",
+    "use_isa",
+]

@@ -1,0 +1,4 @@
+from csoftmax._job cimport Job
+
+# Runs a job to its end: 0, or -1 with an exception set.
+cdef int run(const Job *job, bint wide) except -1

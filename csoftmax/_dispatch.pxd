@@ -1,0 +1,3 @@
+from csoftmax._job cimport Kernels
+
+cdef const Kernels *kernels_for(bint wide) noexcept nogil

@@ -1,0 +1,85 @@
+"""The one value that travels from the plan through the core to the kernels: what to compute, on what memory."""
+
+cdef enum:
+    MAX_DIMS = 64
+
+
+cdef enum Operation:
+    SOFTMAX
+    LOG_SOFTMAX
+    LOGSUMEXP
+    SOFTMAX_GRAD          # y (g - sum(g y)) / T: VJP and JVP alike
+    LOG_SOFTMAX_VJP       # (g - exp(y) sum(g)) / T
+    LOG_SOFTMAX_JVP       # (g - sum(g exp(y))) / T
+    CROSS_ENTROPY
+    CROSS_ENTROPY_GRAD    # the loss and its gradient
+    OPERATIONS
+
+
+# Walks: rows one after another, or tiles of neighbouring columns down the axis.
+cdef enum Walk:
+    ROWS
+    COLUMNS
+
+
+cdef struct Operand:
+    char *data                        # NULL: this operation has no such operand
+    int storage                       # enum csm_storage
+    Py_ssize_t batch[MAX_DIMS]        # strides in bytes over the batch dimensions ...
+    Py_ssize_t axis[MAX_DIMS]         # ... and over the reduced ones
+
+
+cdef struct Loss:
+    const double *weight              # one a class, or NULL
+    long long ignore_index
+    double smoothing
+    bint indices                      # targets are class indices, not probabilities
+    double scale                      # 1 / normaliser of the gradient
+
+
+cdef struct Job:
+    int operation
+    int walk
+    bint direct                       # every operand is aligned native reals with unit stride along the walk
+    bint stream                       # results are larger than the caches: store past them
+    double temperature
+    Py_ssize_t n                      # length of a row
+    Py_ssize_t rows
+    int axis_ndim
+    int batch_ndim                    # COLUMNS: the last one has unit stride
+    Py_ssize_t axis_shape[MAX_DIMS]
+    Py_ssize_t batch_shape[MAX_DIMS]
+    Py_ssize_t width                  # COLUMNS: columns of a tile
+    Py_ssize_t units                  # rows, or tiles
+    Operand x                         # logits, or the incoming gradient
+    Operand p                         # the forward's output, in the derivatives
+    Operand y                         # the result
+    Operand mask
+    Operand target
+    Operand upstream                  # gradient of the loss, one a row
+    Operand row_loss                  # reduction "none": where each row's loss goes
+    double *partial                   # else: loss and counted weight, two a chunk of LOSS_CHUNK rows
+    Loss loss
+
+
+# What a level offers. A kernel works on units [begin, end) in scratch of scratch_bytes(job); it owns no
+# thread and no memory. A long row is taken in two passes over its blocks, with the statistics of all blocks
+# (STATS doubles each) between them.
+cdef enum:
+    STATS = 4
+    LOSS_CHUNK = 256
+
+ctypedef void (*RunFn)(const Job *, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil
+ctypedef Py_ssize_t (*ScratchFn)(const Job *) noexcept nogil
+ctypedef void (*BlocksFn)(const Job *, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
+                          char *scratch) noexcept nogil
+ctypedef void (*FinishFn)(const Job *, Py_ssize_t row, double *stats) noexcept nogil
+
+cdef struct Kernels:
+    int lanes                         # of a vector
+    int block                         # elements of a block
+    RunFn run
+    ScratchFn scratch_bytes
+    BlocksFn measure                  # first pass over blocks [begin, end) of one long row
+    FinishFn finish
+    BlocksFn write                    # second pass

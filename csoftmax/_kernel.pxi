@@ -1,0 +1,77 @@
+# The kernels: compiled once a precision (CSM_BITS) and ISA level by the stubs in _isa/.
+#
+# Numerics, the same in every regime, so that the bits of a row do not depend on its surroundings:
+# a row is cut into blocks of BLOCK elements. Each block has its own maximum m_b; its exponentials
+# exp(x - m_b) are summed in LANES accumulators, folded by halving. Blocks are joined in double:
+# m = max m_b, S = sum_b S_b exp(m_b - m). Each result is exp(x - m_b) * (exp(m_b - m) / S): one rounding of
+# the exponential, one of the factor, one of the product. (M. Milakov and N. Gimelshein, arXiv:1805.02867.)
+#
+# A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
+
+from libc.math cimport INFINITY, NAN, expm1, isnan
+from libc.stdint cimport int64_t, uint16_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from cpython.pycapsule cimport PyCapsule_New
+
+from csoftmax cimport _job
+from csoftmax._job cimport (
+    BlocksFn, FinishFn, Job, Kernels, Operand, RunFn, ScratchFn,
+    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP,
+    LOSS_CHUNK, MAX_DIMS, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS,
+)
+
+cdef extern from "csoftmax/_lanes.h" nogil:
+    ctypedef float real "csm_real"          # or double: as the module is compiled
+    ctypedef struct vec "csm_vec":
+        pass
+    ctypedef struct v_f64:
+        pass
+    enum:
+        VL, NV, LANES, BLOCK, STEP, VL64
+    const double EXP_SCALE
+    const double TINY_SCALE "CSM_TINY_SCALE"
+    const double FACTOR_SCALE "CSM_FACTOR_SCALE"
+    vec v_set1(real) noexcept
+    vec v_load(const real *) noexcept
+    vec v_load_n(const real *, Py_ssize_t, real) noexcept
+    void v_store(real *, vec) noexcept
+    void v_store_n(real *, Py_ssize_t, vec) noexcept
+    void v_stream(real *, vec) noexcept
+    vec v_add(vec, vec) noexcept
+    vec v_sub(vec, vec) noexcept
+    vec v_mul(vec, vec) noexcept
+    vec v_div(vec, vec) noexcept
+    vec v_fma(vec, vec, vec) noexcept
+    vec v_max(vec, vec) noexcept
+    vec v_exp(vec) noexcept                 # exp(x) * EXP_SCALE
+    vec v_and_eq(vec, vec, vec) noexcept
+    vec v_and_ne(vec, vec, vec) noexcept
+    vec v_select_lt(vec, vec, vec, vec) noexcept
+    real v_hadd(vec) noexcept
+    real v_hmax(vec) noexcept
+    vec v_hadd_rows(const vec *) noexcept
+    vec v_hmax_rows(const vec *) noexcept
+    v_f64 load_f64(const double *) noexcept
+    v_f64 load_n_f64(const double *, Py_ssize_t, double) noexcept
+    void store_n_f64(double *, Py_ssize_t, v_f64) noexcept
+    v_f64 mul_f64(v_f64, v_f64) noexcept
+    v_f64 set1_f64(double) noexcept
+    v_f64 exp_f64(v_f64) noexcept
+    v_f64 log1p_f64(v_f64) noexcept
+    const double EXP_SCALE_f64
+    void stream_fence "csm_stream_fence"() noexcept
+
+cdef extern from "csoftmax/_convert.h" nogil:
+    enum:
+        STORED_REAL "CSM_STORED_REAL"
+    void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept
+    void store_run "csm_store_run"(int, char *, Py_ssize_t, Py_ssize_t, const real *) noexcept
+    void mask_run "csm_mask_run"(const char *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t *, Py_ssize_t) noexcept
+    int64_t load_index "csm_load_index"(int, const char *) noexcept
+
+include "_kernel_block.pxi"
+include "_kernel_rows.pxi"
+include "_kernel_columns.pxi"
+include "_kernel_loss.pxi"
+include "_kernel_run.pxi"

@@ -1,0 +1,302 @@
+# The axis is not last: vectors of neighbouring columns walk down it, one column a lane. Accumulator i % LANES
+# takes row i, as in a contiguous row, so that a column's bits are those of the same numbers in a row.
+
+cdef enum:
+    TILE_BYTES = 262144       # exponentials of a tile are kept while they fit here, else computed twice
+
+
+cdef struct Panel:
+    const real *x
+    const real *p
+    real *y
+    Py_ssize_t n
+    Py_ssize_t width              # columns
+    Py_ssize_t x_step             # elements from one row of the panel to the next
+    Py_ssize_t p_step
+    Py_ssize_t y_step
+    double inv_t
+    bint stream
+    const double *coefficient     # one a column, or NULL for 1
+    double *log_sum               # two a column (CROSS_ENTROPY*)
+
+
+cdef struct Tile:
+    # scratch, in whole vectors across
+    Py_ssize_t across             # padded columns
+    bint keep                     # exponentials of all rows fit in e
+    real *maximum                 # of a block, one a column; then shifts
+    real *shift
+    real *total                   # LANES accumulators a column
+    real *ties
+    real *e
+    double *stats                 # STATS doubles for each block of each column
+
+
+cdef inline bint tile_keeps(Py_ssize_t n, Py_ssize_t across) noexcept nogil:
+    return n * across * <Py_ssize_t> sizeof(real) <= TILE_BYTES
+
+
+cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width) noexcept nogil:
+    cdef Py_ssize_t across = (width + VL - 1) // VL * VL
+    cdef Py_ssize_t reals = (2 + 2 * LANES) * across + (n * across if tile_keeps(n, across) else across)
+    return reals * sizeof(real) + blocks_of(n) * across * STATS * sizeof(double)
+
+
+cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
+    t.across = (width + VL - 1) // VL * VL
+    t.keep = tile_keeps(n, t.across)
+    t.stats = <double *> scratch
+    t.maximum = <real *> (scratch + blocks_of(n) * t.across * STATS * sizeof(double))
+    t.shift = t.maximum + t.across
+    t.total = t.shift + t.across
+    t.ties = t.total + LANES * t.across
+    t.e = t.ties + LANES * t.across
+
+
+cdef inline vec load_columns(const real *p, Py_ssize_t left, real fill) noexcept nogil:
+    return v_load(p) if left >= VL else v_load_n(p, left, fill)
+
+
+cdef inline void store_columns(real *p, Py_ssize_t left, vec a, const bint stream) noexcept nogil:
+    if left < VL:
+        v_store_n(p, left, a)
+    elif stream:
+        v_stream(p, a)
+    else:
+        v_store(p, a)
+
+
+cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t filled) noexcept nogil:
+    # LANES accumulators a column to one, by halving; only the first "filled" were written
+    cdef Py_ssize_t half = LANES // 2, i, c
+    while half > 0:
+        for i in range(half):
+            if i + half < filled:
+                for c from 0 <= c < across by VL:
+                    v_store(a + i * across + c,
+                            v_add(v_load(a + i * across + c), v_load(a + (i + half) * across + c)))
+        half //= 2
+
+
+cdef inline void column_maxima(const Panel *s, const Tile *t, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t i, c
+    cdef vec top, lowest = v_set1(-INFINITY)
+    cdef const real *x = s.x + first * s.x_step
+    if t.across <= 4 * VL:
+        for c from 0 <= c < s.width by VL:
+            top = lowest
+            for i in range(rows):
+                top = v_max(load_columns(x + i * s.x_step + c, s.width - c, 0), top)
+            v_store(t.maximum + c, top)
+    else:
+        for c from 0 <= c < s.width by VL:
+            v_store(t.maximum + c, v_max(load_columns(x + c, s.width - c, 0), lowest))
+        for i in range(1, rows):
+            for c from 0 <= c < s.width by VL:
+                v_store(t.maximum + c,
+                        v_max(load_columns(x + i * s.x_step + c, s.width - c, 0), v_load(t.maximum + c)))
+    for c from 0 <= c < s.width by VL:
+        top = v_load(t.maximum + c)
+        v_store(t.shift + c, v_select_lt(lowest, top, top, v_set1(0)))
+
+
+cdef inline void column_exp(const Panel *s, const Tile *t, Py_ssize_t first, Py_ssize_t rows,
+                            const bint scaled, const bint keep, const bint split) noexcept nogil:
+    cdef Py_ssize_t i, c, lane, filled = rows if rows < LANES else LANES
+    cdef vec total, ties, inv_t = v_set1(<real> s.inv_t), zero = v_set1(0)
+    cdef const real *x
+    cdef real *e
+    for i in range(rows):
+        x = s.x + (first + i) * s.x_step
+        e = t.e + (first + i) * t.across if t.keep else t.e
+        lane = i % LANES * t.across
+        for c from 0 <= c < s.width by VL:
+            if i < LANES:
+                total = ties = zero
+            else:
+                total = v_load(t.total + lane + c)
+                if split:
+                    ties = v_load(t.ties + lane + c)
+            exp_step(v_sub(load_columns(x + c, s.width - c, 0), v_load(t.shift + c)), inv_t, e + c, &total, &ties,
+                     scaled, keep, split)
+            v_store(t.total + lane + c, total)
+            if split:
+                v_store(t.ties + lane + c, ties)
+    fold_columns(t.total, t.across, filled)
+    if split:
+        fold_columns(t.ties, t.across, filled)
+
+
+cdef inline void column_stats(const Panel *s, const Tile *t, Py_ssize_t b, const bint split) noexcept nogil:
+    cdef Py_ssize_t c, blocks = blocks_of(s.n)
+    cdef double *stats
+    for c in range(s.width):
+        stats = t.stats + (c * blocks + b) * STATS
+        stats[0] = t.maximum[c]
+        stats[1] = t.total[c]
+        stats[2] = 0
+        if split:
+            stats[2] = t.ties[c]
+            if t.maximum[c] == INFINITY and has_nan(s.x + b * BLOCK * s.x_step + c, block_length(s.n, b), s.x_step):
+                stats[2] = NAN
+
+
+cdef inline void write_columns(const Panel *s, const Tile *t, const bint scaled, const bint stream) noexcept nogil:
+    # y = e * factor, block by block; the factor of a block stands in its stats
+    cdef Py_ssize_t blocks = blocks_of(s.n), b, i, c
+    cdef double factor
+    cdef bint tiny
+    cdef vec e, unused, inv_t = v_set1(<real> s.inv_t), after = v_set1(<real> (1 / FACTOR_SCALE))
+    cdef real *scale = t.total
+    cdef real *y
+    for b in range(blocks):
+        tiny = False
+        for c in range(s.width):
+            factor = t.stats[(c * blocks + b) * STATS + 3]
+            tiny = tiny or 0 < factor < TINY_SCALE * FACTOR_SCALE
+        for c in range(s.width):
+            factor = t.stats[(c * blocks + b) * STATS + 3]
+            # a column that is not tiny itself may pass 1 / FACTOR_SCALE of its factor in either order
+            scale[c] = <real> (factor / FACTOR_SCALE)
+            t.ties[c] = 1
+            if 0 < factor < TINY_SCALE * FACTOR_SCALE:
+                scale[c] = <real> factor
+                t.ties[c] = <real> (1 / FACTOR_SCALE)
+        if not t.keep:
+            for c in range(s.width):
+                t.shift[c] = shift_of(<real> t.stats[(c * blocks + b) * STATS])
+        for i in range(b * BLOCK, b * BLOCK + block_length(s.n, b)):
+            y = s.y + i * s.y_step
+            for c from 0 <= c < s.width by VL:
+                if t.keep:
+                    e = v_load(t.e + i * t.across + c)
+                else:
+                    unused = v_set1(0)
+                    e = exp_step(v_sub(load_columns(s.x + i * s.x_step + c, s.width - c, 0), v_load(t.shift + c)),
+                                 inv_t, t.e, &unused, &unused, scaled, False, False)
+                e = v_mul(e, v_load(scale + c))
+                if tiny:
+                    e = v_mul(e, v_load(t.ties + c))
+                store_columns(y + c, s.width - c, e, stream)
+
+
+cdef inline void log_columns(const Panel *s, const Tile *t, const double *log_sum) noexcept nogil:
+    # log_sum: maximum and log of the sum, two a column
+    cdef Py_ssize_t i, c
+    cdef vec inv_t = v_set1(<real> s.inv_t)
+    for c in range(s.width):
+        split_log(log_sum[2 * c], log_sum[2 * c + 1], s.inv_t, t.maximum + c, t.shift + c)
+        t.shift[c] = -t.shift[c]
+    for i in range(s.n):
+        for c from 0 <= c < s.width by VL:
+            store_columns(s.y + i * s.y_step + c, s.width - c,
+                          v_fma(v_sub(load_columns(s.x + i * s.x_step + c, s.width - c, 0), v_load(t.maximum + c)),
+                                inv_t, v_load(t.shift + c)), s.stream)
+
+
+cdef inline void forward_columns(const Panel *s, char *scratch, const int operation, const bint scaled) noexcept nogil:
+    cdef bint split = operation != SOFTMAX
+    cdef bint writes = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
+    cdef Py_ssize_t blocks = blocks_of(s.n), b, c, rows
+    cdef double *stats
+    cdef double *log_sum
+    cdef Tile t
+    lay_tile(&t, s.n, s.width, scratch)
+    for b in range(blocks):
+        rows = block_length(s.n, b)
+        column_maxima(s, &t, b * BLOCK, rows)
+        if writes and t.keep:
+            column_exp(s, &t, b * BLOCK, rows, scaled, True, split)
+        else:
+            column_exp(s, &t, b * BLOCK, rows, scaled, False, split)
+        column_stats(s, &t, b, split)
+    if split:
+        # two doubles a column: in the caller's memory, or over accumulators that are done with
+        log_sum = s.log_sum if s.log_sum != NULL else <double *> t.total
+        if blocks == 1:
+            for c in range(s.width):
+                stats = t.stats + c * STATS
+                stats[3] = (stats[2] - 1) + stats[1] / EXP_SCALE
+                log_sum[c] = stats[3]
+            log1p_run(log_sum, s.width)
+            for c in range(s.width - 1, -1, -1):
+                stats = t.stats + c * STATS
+                log_sum[2 * c + 1] = settle_log(stats[0], stats[3], log_sum[c], isnan(stats[2]))
+                log_sum[2 * c] = stats[0]
+        else:
+            for c in range(s.width):
+                join_log(t.stats + c * blocks * STATS, blocks, s.inv_t, log_sum + 2 * c, log_sum + 2 * c + 1)
+        if operation == LOG_SOFTMAX:
+            log_columns(s, &t, log_sum)
+        elif operation == LOGSUMEXP:
+            for c in range(s.width):
+                s.y[c * s.y_step] = <real> (log_sum[2 * c] + log_sum[2 * c + 1])
+    if writes:
+        for c in range(s.width):
+            join_softmax(t.stats + c * blocks * STATS, blocks, s.inv_t,
+                         s.coefficient[c] if s.coefficient != NULL else 1)
+        if s.stream:
+            write_columns(s, &t, scaled, True)
+        else:
+            write_columns(s, &t, scaled, False)
+
+
+cdef inline void backward_columns(const Panel *s, char *scratch, const int operation) noexcept nogil:
+    cdef Py_ssize_t b, i, c, lane, rows
+    cdef vec sum, dot, factor = v_set1(gradient_factor(s.inv_t, operation))
+    cdef const real *g
+    cdef const real *p
+    cdef double *dots
+    cdef Tile t
+    lay_tile(&t, s.n, s.width, scratch)
+    dots = t.stats
+    for c in range(s.width):
+        dots[c] = 0
+    for b in range(blocks_of(s.n)):
+        rows = block_length(s.n, b)
+        for i in range(rows):
+            g = s.x + (b * BLOCK + i) * s.x_step
+            p = s.p + (b * BLOCK + i) * s.p_step
+            lane = i % LANES * t.across
+            for c from 0 <= c < s.width by VL:
+                sum = v_set1(0) if i < LANES else v_load(t.total + lane + c)
+                v_store(t.total + lane + c, dot_term(load_columns(g + c, s.width - c, 0),
+                                                     load_columns(p + c, s.width - c, 0), sum, operation))
+        fold_columns(t.total, t.across, rows if rows < LANES else LANES)
+        for c in range(s.width):
+            dots[c] += t.total[c] / EXP_SCALE if operation == LOG_SOFTMAX_JVP else <double> t.total[c]
+    for c in range(s.width):
+        t.shift[c] = gradient_dot(dots[c], operation)
+    for i in range(s.n):
+        g = s.x + i * s.x_step
+        p = s.p + i * s.p_step
+        for c from 0 <= c < s.width by VL:
+            store_columns(s.y + i * s.y_step + c, s.width - c,
+                          gradient(load_columns(g + c, s.width - c, 0), load_columns(p + c, s.width - c, 0),
+                                   v_load(t.shift + c), factor, operation), s.stream)
+
+
+cdef void run_panel(const Panel *s, char *scratch, int operation) noexcept nogil:
+    cdef bint scaled = s.inv_t != 1
+    if operation == SOFTMAX:
+        if scaled:
+            forward_columns(s, scratch, SOFTMAX, True)
+        else:
+            forward_columns(s, scratch, SOFTMAX, False)
+    elif operation == LOG_SOFTMAX:
+        if scaled:
+            forward_columns(s, scratch, LOG_SOFTMAX, True)
+        else:
+            forward_columns(s, scratch, LOG_SOFTMAX, False)
+    elif operation == LOGSUMEXP:
+        forward_columns(s, scratch, LOGSUMEXP, False)
+    elif operation == CROSS_ENTROPY:
+        forward_columns(s, scratch, CROSS_ENTROPY, False)
+    elif operation == CROSS_ENTROPY_GRAD:
+        forward_columns(s, scratch, CROSS_ENTROPY_GRAD, False)
+    elif operation == SOFTMAX_GRAD:
+        backward_columns(s, scratch, SOFTMAX_GRAD)
+    elif operation == LOG_SOFTMAX_VJP:
+        backward_columns(s, scratch, LOG_SOFTMAX_VJP)
+    else:
+        backward_columns(s, scratch, LOG_SOFTMAX_JVP)

@@ -1,0 +1,451 @@
+# From a job to strips and panels: finds the rows in memory, and stages through scratch what is not contiguous
+# native reals (16-bit floats, integers, strides, foreign byte order, masks).
+
+cdef enum:
+    STAGE = 4096              # reals staged at a time, or one row
+
+
+cdef inline char *batch_at(const Job *job, const Operand *o, Py_ssize_t row) noexcept nogil:
+    cdef char *p = o.data
+    cdef Py_ssize_t d
+    if job.batch_ndim == 1:
+        return p + row * o.batch[0]
+    for d in range(job.batch_ndim - 1, -1, -1):
+        p += row % job.batch_shape[d] * o.batch[d]
+        row //= job.batch_shape[d]
+    return p
+
+
+cdef inline Py_ssize_t axis_run(const Job *job, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    # elements from i on that lie at one stride
+    cdef Py_ssize_t inner
+    if job.axis_ndim <= 1:
+        return n
+    inner = job.axis_shape[job.axis_ndim - 1] - i % job.axis_shape[job.axis_ndim - 1]
+    return inner if inner < n else n
+
+
+cdef inline Py_ssize_t axis_offset(const Job *job, const Operand *o, Py_ssize_t i) noexcept nogil:
+    cdef Py_ssize_t d, offset = 0
+    if job.axis_ndim == 1:
+        return i * o.axis[0]
+    for d in range(job.axis_ndim - 1, -1, -1):
+        offset += i % job.axis_shape[d] * o.axis[d]
+        i //= job.axis_shape[d]
+    return offset
+
+
+cdef inline Py_ssize_t axis_stride(const Job *job, const Operand *o) noexcept nogil:
+    return o.axis[job.axis_ndim - 1] if job.axis_ndim > 0 else <Py_ssize_t> sizeof(real)
+
+
+cdef void gather(const Job *job, const Operand *o, const char *row, Py_ssize_t first, Py_ssize_t n,
+                 real *dst) noexcept nogil:
+    cdef Py_ssize_t i = first, count
+    while i < first + n:
+        count = axis_run(job, i, first + n - i)
+        load_run(o.storage, row + axis_offset(job, o, i), axis_stride(job, o), count, dst)
+        dst += count
+        i += count
+
+
+cdef void gather_mask(const Job *job, const Operand *o, const char *row, real *dst, Py_ssize_t *kept) noexcept nogil:
+    cdef Py_ssize_t i = 0, count
+    while i < job.n:
+        count = axis_run(job, i, job.n - i)
+        mask_run(row + axis_offset(job, o, i), axis_stride(job, o), count, dst + i, kept, 0)
+        i += count
+
+
+cdef void scatter(const Job *job, const Operand *o, char *row, Py_ssize_t first, Py_ssize_t n,
+                  const real *src) noexcept nogil:
+    cdef Py_ssize_t i = first, count
+    while i < first + n:
+        count = axis_run(job, i, first + n - i)
+        store_run(o.storage, row + axis_offset(job, o, i), axis_stride(job, o), count, src)
+        src += count
+        i += count
+
+
+cdef inline bint dense_rows(const Job *job, const Operand *o, Py_ssize_t size) noexcept nogil:
+    # a run of rows is one run of elements
+    return (job.axis_ndim == 1 and job.batch_ndim >= 1 and o.axis[0] == size
+            and o.batch[job.batch_ndim - 1] == size * job.n)
+
+
+cdef void gather_rows(const Job *job, const Operand *o, const char *row, Py_ssize_t rows, real *dst) noexcept nogil:
+    cdef Py_ssize_t r, size = 2 if (o.storage & 15) <= 1 else <Py_ssize_t> sizeof(real)
+    if dense_rows(job, o, size):
+        load_run(o.storage, row, size, rows * job.n, dst)
+        return
+    for r in range(rows):
+        gather(job, o, row + r * (o.batch[job.batch_ndim - 1] if job.batch_ndim else 0), 0, job.n, dst + r * job.n)
+
+
+cdef void scatter_rows(const Job *job, const Operand *o, char *row, Py_ssize_t rows, const real *src) noexcept nogil:
+    cdef Py_ssize_t r, size = 2 if (o.storage & 15) <= 1 else <Py_ssize_t> sizeof(real)
+    if dense_rows(job, o, size):
+        store_run(o.storage, row, size, rows * job.n, src)
+        return
+    for r in range(rows):
+        scatter(job, o, row + r * (o.batch[job.batch_ndim - 1] if job.batch_ndim else 0), 0, job.n, src + r * job.n)
+
+
+cdef inline bint is_loss(int operation) noexcept nogil:
+    return operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
+
+
+cdef inline real left_out(int operation) noexcept nogil:
+    return 0 if operation == SOFTMAX else -INFINITY
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+cdef inline Py_ssize_t stage_rows(const Job *job) noexcept nogil:
+    cdef Py_ssize_t rows = STAGE // (job.n if job.n > 0 else 1)
+    return 1 if rows < 1 else (LOSS_CHUNK if rows > LOSS_CHUNK else rows)
+
+
+cdef inline Py_ssize_t exp_reals(Py_ssize_t n) noexcept nogil:
+    return padded(n) if n > SHORT else VL * padded(n) + LANES
+
+
+cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
+    cdef Py_ssize_t reals = exp_reals(job.n)
+    cdef Py_ssize_t doubles = blocks_of(job.n) * STATS
+    if not job.direct:
+        reals += 2 * (stage_rows(job) * job.n + LANES)
+        doubles += LOSS_CHUNK
+    if is_loss(job.operation):
+        doubles += 3 * LOSS_CHUNK
+        reals += padded(job.n)
+    return (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64 + reals * <Py_ssize_t> sizeof(real)
+
+
+cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
+    cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1
+    cdef Py_ssize_t last = job.batch_ndim - 1, n = job.n, limit, row = begin, r, kept_bytes
+    cdef bint loss = is_loss(job.operation)
+    cdef Strip s
+    cdef double *stats = <double *> scratch
+    cdef double *per_row = stats + blocks_of(n) * STATS
+    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + (3 * LOSS_CHUNK if loss else 0))
+    cdef Py_ssize_t doubles = (blocks_of(n) * STATS + (3 * LOSS_CHUNK if loss else 0)
+                               + (0 if job.direct else LOSS_CHUNK))
+    cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
+    cdef real *spare = e + exp_reals(n)
+    cdef real *tile = spare + (padded(n) if loss else 0)
+    cdef real *tile_p = tile + stage_rows(job) * n + LANES
+    cdef char *x
+    cdef char *y
+    memset(&s, 0, sizeof(Strip))
+    s.n = n
+    s.inv_t = 1 / job.temperature
+    s.stream = job.stream
+    limit = end - begin if job.direct else stage_rows(job)
+    if loss and limit > LOSS_CHUNK:
+        limit = LOSS_CHUNK
+    while row < end:
+        s.rows = inner - row % inner
+        if s.rows > end - row:
+            s.rows = end - row
+        if s.rows > limit:
+            s.rows = limit
+        x = batch_at(job, &job.x, row)
+        y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
+        if job.direct:
+            s.x = <const real *> x
+            s.y = <real *> y
+            if job.batch_ndim:
+                s.x_pitch = job.x.batch[last] // <Py_ssize_t> sizeof(real)
+                s.y_pitch = job.y.batch[last] // <Py_ssize_t> sizeof(real)
+            if job.p.data != NULL:
+                s.p = <const real *> batch_at(job, &job.p, row)
+                s.p_pitch = job.p.batch[last] // <Py_ssize_t> sizeof(real) if job.batch_ndim else 0
+        else:
+            gather_rows(job, &job.x, x, s.rows, tile)
+            s.x = s.y = tile
+            s.x_pitch = s.p_pitch = n
+            s.y_pitch = 1 if job.operation == LOGSUMEXP else n
+            if job.p.data != NULL:
+                gather_rows(job, &job.p, batch_at(job, &job.p, row), s.rows, tile_p)
+                s.p = tile_p
+            if job.mask.data != NULL:
+                for r in range(s.rows):
+                    kept[r] = 0
+                    gather_mask(job, &job.mask, batch_at(job, &job.mask, row + r), tile + r * n, kept + r)
+            if job.operation == LOGSUMEXP:
+                s.y = tile_p
+        if loss:
+            loss_rows(job, &s, row, e, stats, per_row, spare)
+        else:
+            run_strip(&s, e, stats, job.operation)
+        if not job.direct and job.y.data != NULL:
+            if job.operation == LOGSUMEXP:
+                store_run(job.y.storage, y, job.y.batch[last] if job.batch_ndim else 0, s.rows, s.y)
+            else:
+                if job.mask.data != NULL:
+                    for r in range(s.rows):
+                        if kept[r] == 0:
+                            fill_run(s.y + r * n, n, left_out(job.operation))
+                scatter_rows(job, &job.y, y, s.rows, s.y)
+        row += s.rows
+    if job.stream:
+        stream_fence()
+
+
+cdef void fill_run(real *y, Py_ssize_t n, real value) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        y[i] = value
+
+
+# ---------------------------------------------------------------------------------------------- columns
+
+cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
+    cdef Py_ssize_t across = (job.width + VL - 1) // VL * VL
+    cdef Py_ssize_t size = tile_bytes(job.n, job.width)
+    if not job.direct:
+        size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real) + across * <Py_ssize_t> sizeof(Py_ssize_t)
+    if is_loss(job.operation):
+        size += 3 * across * <Py_ssize_t> sizeof(double)
+    return size
+
+
+cdef void gather_panel(const Operand *o, const char *base, Py_ssize_t n, Py_ssize_t width, Py_ssize_t stride,
+                       real *dst, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        load_run(o.storage, base + i * o.axis[0], stride, width, dst + i * step)
+
+
+cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
+    cdef Py_ssize_t last = job.batch_ndim - 1, inner = job.batch_shape[last], n = job.n
+    cdef Py_ssize_t tiles = (inner + job.width - 1) // job.width, across = (job.width + VL - 1) // VL * VL
+    cdef Py_ssize_t unit, column, row, i, c
+    cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
+    cdef bint loss = is_loss(job.operation)
+    cdef Panel s
+    cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width))
+    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (3 * across if loss else 0))
+    cdef real *tile = <real *> (kept + (0 if job.direct else across))
+    cdef real *tile_p = tile + n * across
+    cdef char *x
+    cdef char *y
+    memset(&s, 0, sizeof(Panel))
+    s.n = n
+    s.inv_t = 1 / job.temperature
+    s.stream = job.stream and job.direct
+    for unit in range(begin, end):
+        column = unit % tiles * job.width
+        row = unit // tiles * inner + column
+        s.width = job.width if inner - column > job.width else inner - column
+        x = batch_at(job, &job.x, row)
+        y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
+        if job.direct:
+            s.x = <const real *> x
+            s.x_step = job.x.axis[0] // size
+            s.y = <real *> y
+            s.y_step = 1 if job.operation == LOGSUMEXP else job.y.axis[0] // size
+            if job.p.data != NULL:
+                s.p = <const real *> batch_at(job, &job.p, row)
+                s.p_step = job.p.axis[0] // size
+        else:
+            gather_panel(&job.x, x, n, s.width, job.x.batch[last], tile, across)
+            s.x = s.y = tile
+            s.x_step = s.y_step = s.p_step = across
+            if job.p.data != NULL:
+                gather_panel(&job.p, batch_at(job, &job.p, row), n, s.width, job.p.batch[last], tile_p, across)
+                s.p = tile_p
+            if job.mask.data != NULL:
+                memset(kept, 0, across * sizeof(Py_ssize_t))
+                for i in range(n):
+                    mask_run(batch_at(job, &job.mask, row) + i * job.mask.axis[0], job.mask.batch[last], s.width,
+                             tile + i * across, kept, 1)
+            if job.operation == LOGSUMEXP:
+                s.y = tile_p
+                s.y_step = 1
+        if loss:
+            loss_columns(job, &s, row, unit, scratch, per_column)
+        else:
+            run_panel(&s, scratch, job.operation)
+        if not job.direct and job.y.data != NULL:
+            if job.operation == LOGSUMEXP:
+                store_run(job.y.storage, y, job.y.batch[last], s.width, s.y)
+                continue
+            if job.mask.data != NULL:
+                for c in range(s.width):
+                    if kept[c] == 0:
+                        for i in range(n):
+                            s.y[i * across + c] = left_out(job.operation)
+            for i in range(n):
+                store_run(job.y.storage, y + i * job.y.axis[0], job.y.batch[last], s.width, s.y + i * across)
+    if s.stream:
+        stream_fence()
+
+
+cdef void run(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
+    if job.walk == ROWS:
+        run_rows(job, begin, end, scratch)
+    else:
+        run_columns(job, begin, end, scratch)
+
+
+cdef Py_ssize_t scratch_bytes(const Job *job) noexcept nogil:
+    return rows_scratch(job) if job.walk == ROWS else columns_scratch(job)
+
+
+# --------------------------------------------------------------------------------- one row, by its blocks
+
+cdef inline const real *block_of(const Job *job, const Operand *o, const char *row, Py_ssize_t b, Py_ssize_t n,
+                                 real *stage) noexcept nogil:
+    if job.direct:
+        return <const real *> row + b * BLOCK
+    gather(job, o, row, b * BLOCK, n, stage)
+    return stage
+
+
+cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
+                  char *scratch) noexcept nogil:
+    cdef char *x = batch_at(job, &job.x, row)
+    cdef char *p = batch_at(job, &job.p, row) if job.p.data != NULL else NULL
+    cdef real *stage = <real *> scratch
+    cdef const real *block
+    cdef real inv_t = <real> (1 / job.temperature), m
+    cdef Py_ssize_t b, n
+    cdef Pass aside
+    memset(&aside, 0, sizeof(Pass))
+    for b in range(begin, end):
+        n = block_length(job.n, b)
+        block = block_of(job, &job.x, x, b, n, stage)
+        if p != NULL:
+            stats[STATS * b] = block_dot_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), n)
+            continue
+        m = block_max(block, n)
+        aside.ahead = block
+        stats[STATS * b + 2] = 0
+        if job.operation == SOFTMAX:
+            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &aside, True, False, False, False, False)
+        else:
+            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &aside, True, False, True, False, False)
+
+
+cdef double block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n) noexcept nogil:
+    if operation == SOFTMAX_GRAD:
+        return block_dot(g, p, n, SOFTMAX_GRAD)
+    if operation == LOG_SOFTMAX_VJP:
+        return block_dot(g, p, n, LOG_SOFTMAX_VJP)
+    return block_dot(g, p, n, LOG_SOFTMAX_JVP)
+
+
+cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
+    cdef Py_ssize_t blocks = blocks_of(job.n), b
+    cdef double m = 0, log_sum = 0
+    cdef real value
+    if job.operation == SOFTMAX:
+        join_softmax(stats, blocks, 1 / job.temperature, 1)
+    elif job.p.data != NULL:
+        for b in range(blocks):
+            m += stats[STATS * b]
+        stats[0] = m
+    else:
+        join_log(stats, blocks, 1 / job.temperature, &m, &log_sum)
+        stats[0] = m
+        stats[1] = log_sum
+        if job.operation == LOGSUMEXP:
+            value = <real> (m + log_sum)
+            store_run(job.y.storage, batch_at(job, &job.y, row), 0, 1, &value)
+
+
+cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
+                char *scratch) noexcept nogil:
+    cdef char *x = batch_at(job, &job.x, row)
+    cdef char *p = batch_at(job, &job.p, row) if job.p.data != NULL else NULL
+    cdef char *y
+    cdef real *stage = <real *> scratch
+    cdef real *e = stage + 2 * BLOCK
+    cdef real *target
+    cdef real inv_t = <real> (1 / job.temperature), high, low
+    cdef const real *block
+    cdef double unused[STATS]
+    cdef Py_ssize_t b, n
+    cdef Pass aside
+    if job.operation == LOGSUMEXP:
+        return
+    y = batch_at(job, &job.y, row)
+    memset(&aside, 0, sizeof(Pass))
+    for b in range(begin, end):
+        n = block_length(job.n, b)
+        block = block_of(job, &job.x, x, b, n, stage)
+        target = <real *> y + b * BLOCK if job.direct else e
+        if p != NULL:
+            gradient_run_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), target, n,
+                            stats[0], 1 / job.temperature, job.stream)
+        elif job.operation == SOFTMAX:
+            aside.ahead = block
+            exp_block(block, n, <real> stats[STATS * b], inv_t, e, unused, &aside, True, True, False, False, False)
+            if job.stream:
+                stream_run(e, target, n, stats[STATS * b + 3])
+            else:
+                scale_run(e, target, n, stats[STATS * b + 3])
+        else:
+            split_log(stats[0], stats[1], 1 / job.temperature, &high, &low)
+            log_run(block, target, n, high, low, inv_t, job.stream)
+        if not job.direct:
+            scatter(job, &job.y, y, b * BLOCK, n, e)
+    if job.stream:
+        stream_fence()
+
+
+cdef void gradient_run_of(int operation, const real *g, const real *p, real *y, Py_ssize_t n, double dot, double inv_t,
+                          bint stream) noexcept nogil:
+    if operation == SOFTMAX_GRAD:
+        gradient_run(g, p, y, n, dot, inv_t, SOFTMAX_GRAD, stream)
+    elif operation == LOG_SOFTMAX_VJP:
+        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_VJP, stream)
+    else:
+        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_JVP, stream)
+
+
+# -------------------------------------------------------------------------------------- what a level offers
+
+cdef Kernels kernels
+kernels.lanes = VL
+kernels.block = BLOCK
+kernels.run = run
+kernels.scratch_bytes = scratch_bytes
+kernels.measure = measure
+kernels.finish = finish
+kernels.write = write
+
+TABLE = PyCapsule_New(&kernels, "csoftmax.kernels", NULL)
+
+
+def softmax_rows(const real[:, ::1] x not None, real[:, ::1] out not None):
+    """Softmax of each row of `x` into `out`: the kernel itself, for tests and measurements."""
+    cdef Job job
+    cdef char *scratch
+    if x.shape[0] != out.shape[0] or x.shape[1] != out.shape[1]:
+        raise ValueError(f"out has shape {(out.shape[0], out.shape[1])}, x has {(x.shape[0], x.shape[1])}")
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        return
+    memset(&job, 0, sizeof(Job))
+    job.operation = SOFTMAX
+    job.walk = ROWS
+    job.direct = True
+    job.temperature = 1
+    job.n = x.shape[1]
+    job.rows = job.units = x.shape[0]
+    job.axis_ndim = job.batch_ndim = 1
+    job.axis_shape[0] = job.n
+    job.batch_shape[0] = job.rows
+    job.x.data = <char *> &x[0, 0]
+    job.y.data = <char *> &out[0, 0]
+    job.x.batch[0] = job.y.batch[0] = job.n * <Py_ssize_t> sizeof(real)
+    job.x.axis[0] = job.y.axis[0] = sizeof(real)
+    scratch = <char *> malloc(scratch_bytes(&job))
+    if scratch == NULL:
+        raise MemoryError()
+    with nogil:
+        run(&job, 0, job.rows, scratch)
+    free(scratch)

@@ -1,0 +1,590 @@
+"""From Python arguments to a job: checks them, finds axes, types and memory order, makes the result, and decides
+how the kernels walk. The only place where an array is ever copied, and only because it overlaps the result.
+"""
+
+import os
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+
+cimport numpy as cnp
+from libc.math cimport isfinite
+from libc.stdint cimport uintptr_t
+
+from csoftmax cimport _core
+from csoftmax._job cimport (
+    COLUMNS, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS, ROWS, SOFTMAX, SOFTMAX_GRAD,
+    Job, Operand,
+)
+
+cnp.import_array()
+
+cdef extern from "csoftmax/_storage.h":
+    enum:
+        CSM_F16, CSM_BF16, CSM_F32, CSM_F64, CSM_B1, CSM_I8, CSM_U8, CSM_I16, CSM_U16, CSM_I32, CSM_U32, CSM_I64
+        CSM_U64, CSM_SWAPPED
+
+cdef enum:
+    TILE_COLUMNS_BYTES = 131072   # exponentials of a tile of columns should fit here
+    TILE_MAX_BYTES = 1024         # of one row of a tile
+    NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
+
+# Results from this size on are stored past the caches: they would not stay in them.
+cdef Py_ssize_t stream_bytes = 32 << 20
+if "SC_LEVEL3_CACHE_SIZE" in getattr(os, "sysconf_names", {}):
+    stream_bytes = max(os.sysconf("SC_LEVEL3_CACHE_SIZE"), 8 << 20)
+
+OPERATIONS = {
+    "softmax": SOFTMAX,
+    "log_softmax": LOG_SOFTMAX,
+    "logsumexp": LOGSUMEXP,
+    "softmax_grad": SOFTMAX_GRAD,
+    "log_softmax_vjp": LOG_SOFTMAX_VJP,
+    "log_softmax_jvp": LOG_SOFTMAX_JVP,
+}
+
+cdef object FLOAT32 = np.dtype(np.float32)
+cdef object FLOAT64 = np.dtype(np.float64)
+cdef object MaskedArray = np.ma.MaskedArray
+
+INSTEAD = {
+    "g": "convert it to float64 first: x.astype(np.float64)",
+    "c": "a softmax of complex numbers is not defined; take the real part or the modulus first",
+    "O": "convert it to a float dtype first: x.astype(np.float64)",
+    "U": "convert strings to numbers first: x.astype(np.float64)",
+    "S": "convert strings to numbers first: x.astype(np.float64)",
+    "T": "convert strings to numbers first: x.astype(np.float64)",
+    "M": "convert it to numbers first: x.view(np.int64)",
+    "m": "convert it to numbers first: x.view(np.int64)",
+    "V": "take one of its numeric fields, or convert it to a float dtype",
+}
+
+
+# ------------------------------------------------------------------------------------------------- dtypes
+
+cdef int storage_of(object dtype) except -2:
+    """The kernels' name of a dtype's storage, or -1 for what they do not take."""
+    cdef cnp.dtype d = dtype
+    cdef int number = d.type_num, storage = -1, size = cnp.PyDataType_ELSIZE(d)
+    if number == cnp.NPY_FLOAT32:
+        storage = CSM_F32
+    elif number == cnp.NPY_FLOAT64:
+        storage = CSM_F64
+    elif number == cnp.NPY_FLOAT16:
+        storage = CSM_F16
+    elif number == cnp.NPY_BOOL:
+        storage = CSM_B1
+    elif d.kind == c"i":
+        storage = CSM_I8 if size == 1 else (CSM_I16 if size == 2 else (CSM_I32 if size == 4 else CSM_I64))
+    elif d.kind == c"u":
+        storage = CSM_U8 if size == 1 else (CSM_U16 if size == 2 else (CSM_U32 if size == 4 else CSM_U64))
+    elif size == 2 and d.type.__name__ == "bfloat16":
+        storage = CSM_BF16
+    if storage >= 0 and not cnp.PyArray_ISNBO(d.byteorder):
+        storage += CSM_SWAPPED
+    return storage
+
+
+cdef bint is_float(int storage) noexcept:
+    return storage >= 0 and (storage & ~CSM_SWAPPED) <= CSM_F64
+
+
+cdef object refuse(name, object dtype):
+    kind = "g" if dtype.kind == "f" else dtype.kind
+    advice = INSTEAD.get(kind, "convert it to a float dtype first: x.astype(np.float64)")
+    return TypeError(f"{name} has dtype {dtype}, which csoftmax does not take; {advice}")
+
+
+cdef cnp.ndarray as_array(name, object a):
+    """An ndarray of a dtype that the kernels know, without a copy wherever `a` lends its memory."""
+    if isinstance(a, MaskedArray):
+        raise TypeError(f"{name} is a masked array, which csoftmax does not take; "
+                        "pass its data, and where=~x.mask to the functions that have it")
+    cdef cnp.ndarray array = np.asarray(a)
+    if storage_of(array.dtype) < 0:
+        raise refuse(name, array.dtype)
+    return array
+
+
+cdef object native(object dtype):
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
+
+
+cdef object result_dtype(object given, object dtype):
+    """The dtype of the result: as asked for, else floats stay and all else becomes float64."""
+    if dtype is None:
+        return native(given) if is_float(storage_of(given)) else FLOAT64
+    wanted = np.dtype(dtype)
+    if not is_float(storage_of(wanted)):
+        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, not {wanted}")
+    return wanted
+
+
+cdef object promote(object a, object b):
+    """The float dtype that holds both."""
+    a = result_dtype(a, None)
+    b = result_dtype(b, None)
+    if a == b:
+        return a
+    return FLOAT64 if FLOAT64 in (a, b) else FLOAT32
+
+
+cdef bint is_wide(object dtype):
+    return not is_float(storage_of(dtype)) or dtype.itemsize == 8
+
+
+# --------------------------------------------------------------------------------------------------- axes
+
+cdef tuple normalize_axes(object axis, int ndim):
+    if axis is None:
+        return tuple(range(ndim))
+    if ndim == 0:
+        # a 0-d array is a row of one element
+        normalize_axis_tuple(axis, 1)
+        return ()
+    return normalize_axis_tuple(axis, ndim)
+
+
+cdef double check_temperature(object temperature) except -1:
+    cdef double t
+    if isinstance(temperature, (str, bytes)):
+        raise TypeError(f"temperature must be a number, not {type(temperature).__name__}")
+    t = float(temperature)
+    if not (isfinite(t) and t > 0):
+        raise ValueError(f"temperature must be positive and finite, not {temperature!r}")
+    # the reciprocal of anything smaller would overflow
+    return t if t > 1e-307 else 1e-307
+
+
+# ----------------------------------------------------------------------------------------------- operands
+
+cdef int set_operand(Operand *o, cnp.ndarray a) except -1:
+    o.data = <char *> cnp.PyArray_DATA(a)
+    o.storage = storage_of(a.dtype)
+    return 0
+
+
+cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
+    return np.may_share_memory(a, b)
+
+
+cdef bint same_memory(cnp.ndarray a, cnp.ndarray b):
+    cdef int d
+    if (cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b) or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b)
+            or cnp.PyArray_ITEMSIZE(a) != cnp.PyArray_ITEMSIZE(b)):
+        return False
+    for d in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, d) > 1 and cnp.PyArray_STRIDE(a, d) != cnp.PyArray_STRIDE(b, d):
+            return False
+    return True
+
+
+cdef cnp.ndarray apart(cnp.ndarray a, cnp.ndarray out, bint in_place):
+    """`a`, or a copy of it where writing `out` would change what is still to be read."""
+    if not overlap(a, out) or (in_place and same_memory(a, out)):
+        return a
+    return a.copy(order="K")
+
+
+cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
+    if not isinstance(out, np.ndarray) or isinstance(out, MaskedArray):
+        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, but the result has shape {shape}")
+    if native(out.dtype) != native(dtype):
+        raise TypeError(f"out has dtype {out.dtype}, but the result has dtype {dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only, but the result is to be written to it")
+    return out
+
+
+cdef cnp.ndarray like(cnp.ndarray a, object dtype):
+    return np.empty_like(a, dtype=dtype, order="K", subok=False)
+
+
+cdef cnp.ndarray reduced(cnp.ndarray y, tuple shape, tuple axes):
+    """`y` with the reduced axes put back at length 1."""
+    return y if y.ndim == len(shape) else np.expand_dims(y, axes)
+
+
+# -------------------------------------------------------------------------------------------- memory walk
+
+cdef int lay_out(Job *job, tuple shape, tuple axes, list operands) except -1:
+    """Dimensions and strides of the job. `operands`: for x, p, y, mask an array or None; a y without the reduced
+    axes has length 1 there. Batch dimensions go from the largest stride to the smallest and are merged where all
+    operands allow; reduced ones keep their order, since the order of a sum decides its last bits.
+    """
+    cdef Operand *into[4]
+    cdef int d, k, ndim = len(shape), count = len(operands)
+    cdef Py_ssize_t size
+    into[0] = &job.x
+    into[1] = &job.p
+    into[2] = &job.y
+    into[3] = &job.mask
+    strides = [None] * count
+    for k in range(count):
+        into[k].data = NULL
+        if operands[k] is not None:
+            set_operand(into[k], operands[k])
+            strides[k] = operands[k].strides
+    lead = 2 if operands[2] is not None and job.operation != LOGSUMEXP else 0
+    batch = sorted((d for d in range(ndim) if d not in axes and shape[d] > 1),
+                   key=lambda d: (-abs(strides[lead][d]), -abs(strides[0][d])))
+    job.n = job.rows = 1
+    job.batch_ndim = job.axis_ndim = 0
+    for d in batch:
+        size = shape[d]
+        job.rows *= size
+        add_dimension(into, strides, count, d, size, &job.batch_ndim, job.batch_shape, True)
+    for d in sorted(axes):
+        size = shape[d]
+        job.n *= size
+        if size > 1:
+            add_dimension(into, strides, count, d, size, &job.axis_ndim, job.axis_shape, False)
+    if job.axis_ndim == 0:
+        job.axis_ndim = 1
+        job.axis_shape[0] = 1
+        for k in range(count):
+            into[k].axis[0] = 0 if operands[k] is None else operands[k].itemsize
+    return 0
+
+
+cdef int add_dimension(Operand **into, list strides, int count, int d, Py_ssize_t size, int *ndim, Py_ssize_t *shape,
+                       bint batch) except -1:
+    cdef int k, last = ndim[0] - 1
+    cdef bint merge = last >= 0
+    cdef Py_ssize_t *s
+    for k in range(count):
+        if into[k].data != NULL and merge:
+            s = &into[k].batch[0] if batch else &into[k].axis[0]
+            if s[last] != size * <Py_ssize_t> strides[k][d]:
+                merge = False
+    if merge:
+        shape[last] *= size
+    else:
+        last += 1
+        ndim[0] += 1
+        shape[last] = size
+    for k in range(count):
+        if into[k].data != NULL:
+            s = &into[k].batch[0] if batch else &into[k].axis[0]
+            s[last] = strides[k][d]
+    return 0
+
+
+cdef bint real_operand(const Operand *o, Py_ssize_t size) noexcept:
+    return o.data == NULL or (o.storage == (CSM_F64 if size == 8 else CSM_F32) and <uintptr_t> o.data % size == 0)
+
+
+cdef bint unit_axis(const Operand *o, Py_ssize_t n) noexcept:
+    return o.data == NULL or n == 1 or o.axis[0] == item_size(o)
+
+
+cdef Py_ssize_t item_size(const Operand *o) noexcept:
+    cdef int kind = o.storage & ~CSM_SWAPPED
+    if kind == CSM_F16 or kind == CSM_BF16 or kind == CSM_I16 or kind == CSM_U16:
+        return 2
+    if kind == CSM_F32 or kind == CSM_I32 or kind == CSM_U32:
+        return 4
+    if kind == CSM_B1 or kind == CSM_I8 or kind == CSM_U8:
+        return 1
+    return 8
+
+
+cdef bint aligned_strides(const Job *job, const Operand *o, Py_ssize_t size) noexcept:
+    cdef int d
+    if o.data == NULL:
+        return True
+    for d in range(job.batch_ndim):
+        if o.batch[d] % size:
+            return False
+    for d in range(job.axis_ndim):
+        if o.axis[d] % size:
+            return False
+    return True
+
+
+cdef int find_walk(Job *job, bint wide) except -1:
+    """Decides, from the job's shape and strides, how the kernels walk: the one place where a regime is chosen.
+
+    Rows with unit stride are walked as rows. Where the axis is strided but a batch dimension has unit stride,
+    tiles of neighbouring columns are walked down the axis. All else is staged, row by row. Short rows, and rows
+    that are worked on by blocks, are told apart by the rows' length alone (kernels, core).
+    """
+    cdef Py_ssize_t size = 8 if wide else 4, inner, width
+    cdef bint reduces = job.operation == LOGSUMEXP
+    cdef int d, k
+    job.direct = (real_operand(&job.x, size) and real_operand(&job.p, size) and real_operand(&job.y, size)
+                  and job.mask.data == NULL and aligned_strides(job, &job.x, size)
+                  and aligned_strides(job, &job.p, size) and aligned_strides(job, &job.y, size))
+    job.walk = ROWS
+    job.width = 1
+    job.units = job.rows
+    if job.axis_ndim > 1 or not (unit_axis(&job.x, job.n) and unit_axis(&job.p, job.n)
+                                 and (reduces or unit_axis(&job.y, job.n))):
+        d = unit_dimension(job, reduces) if job.axis_ndim == 1 else -1
+        if d >= 0 and job.batch_shape[d] >= NARROW:
+            job.walk = COLUMNS
+            make_last(job, d)
+            inner = job.batch_shape[job.batch_ndim - 1]
+            width = TILE_COLUMNS_BYTES // (job.n * size)
+            width = max(64 // size, min(width, TILE_MAX_BYTES // size)) // (64 // size) * (64 // size)
+            job.width = min(width, inner)
+            job.units = job.rows // inner * ((inner + job.width - 1) // job.width)
+        else:
+            job.direct = False
+    job.stream = job.y.data != NULL and not reduces and job.rows * job.n * size >= stream_bytes
+    if job.stream and job.walk == COLUMNS:
+        job.stream = job.direct and <uintptr_t> job.y.data % 64 == 0 and job.y.axis[0] % 64 == 0
+        for d in range(job.batch_ndim - 1):
+            job.stream = job.stream and job.y.batch[d] % 64 == 0
+    return 0
+
+
+cdef int unit_dimension(const Job *job, bint reduces) noexcept:
+    cdef int d
+    for d in range(job.batch_ndim - 1, -1, -1):
+        if (job.x.batch[d] == item_size(&job.x)
+                and (job.p.data == NULL or job.p.batch[d] == item_size(&job.p))
+                and (job.y.data == NULL or job.y.batch[d] == item_size(&job.y))):
+            return d
+    return -1
+
+
+cdef void make_last(Job *job, int d) noexcept:
+    cdef int i, last = job.batch_ndim - 1
+    cdef Operand *o
+    cdef Operand *operands[7]
+    cdef Py_ssize_t size = job.batch_shape[d], stride
+    operands[:] = [&job.x, &job.p, &job.y, &job.mask, &job.target, &job.upstream, &job.row_loss]
+    for i in range(d, last):
+        job.batch_shape[i] = job.batch_shape[i + 1]
+    job.batch_shape[last] = size
+    for o in operands[:7]:
+        stride = o.batch[d]
+        for i in range(d, last):
+            o.batch[i] = o.batch[i + 1]
+        o.batch[last] = stride
+
+
+# --------------------------------------------------------------------------------------------- operations
+
+cdef bint plain(object a, int *number) noexcept:
+    """An exact, native, aligned, C-contiguous float32 or float64 ndarray with at least one axis and element."""
+    if not cnp.PyArray_CheckExact(a):
+        return False
+    number[0] = cnp.PyArray_TYPE(<cnp.ndarray> a)
+    return ((number[0] == cnp.NPY_FLOAT32 or number[0] == cnp.NPY_FLOAT64)
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) > 0
+            and cnp.PyArray_SIZE(<cnp.ndarray> a) > 0)
+
+
+cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, double temperature,
+                    Py_ssize_t size) noexcept:
+    """Rows of plain arrays: nothing to find out."""
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    job.operation = operation
+    job.walk = ROWS
+    job.direct = True
+    job.temperature = temperature
+    job.n = cnp.PyArray_DIM(x, ndim - 1)
+    job.rows = job.units = cnp.PyArray_SIZE(x) // job.n
+    job.width = 1
+    job.axis_ndim = job.batch_ndim = 1
+    job.axis_shape[0] = job.n
+    job.batch_shape[0] = job.rows
+    job.mask.data = NULL
+    plain_operand(&job.x, x, job.n, size)
+    plain_operand(&job.y, y, job.n, size)
+    if p is None:
+        job.p.data = NULL
+    else:
+        plain_operand(&job.p, p, job.n, size)
+    job.stream = job.rows * job.n * size >= stream_bytes
+
+
+cdef inline void plain_operand(Operand *o, cnp.ndarray a, Py_ssize_t n, Py_ssize_t size) noexcept:
+    o.data = <char *> cnp.PyArray_DATA(a)
+    o.storage = CSM_F64 if size == 8 else CSM_F32
+    o.axis[0] = size
+    o.batch[0] = n * size
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int d
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
+        return False
+    for d in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, d) != cnp.PyArray_DIM(b, d):
+            return False
+    return True
+
+
+cdef inline bint plain_out(object out, cnp.ndarray x, int number) except -1:
+    """`out` can be taken as it is: `x` itself, or plain, of its kind and apart from it."""
+    cdef int other
+    if out is x:
+        return cnp.PyArray_ISWRITEABLE(x)
+    return (plain(out, &other) and other == number and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
+            and same_shape(x, <cnp.ndarray> out) and not overlap(x, out))
+
+
+cdef inline bint last_axis(object axis) noexcept:
+    return type(axis) is int and axis == -1
+
+
+cdef inline double plain_temperature(object temperature) noexcept:
+    """`temperature` if it is an ordinary float, else 0."""
+    cdef double t
+    if type(temperature) is float:
+        t = temperature
+        if 1e-30 < t < 1e30:
+            return t
+    return 0
+
+
+def forward(int operation, x, axis, temperature, where, out, dtype):
+    """softmax or log_softmax."""
+    cdef Job job
+    cdef cnp.ndarray a, y, mask = None
+    cdef int number
+    cdef bint wide
+    cdef double t = plain_temperature(temperature)
+    if (t > 0 and where is None and dtype is None and last_axis(axis) and plain(x, &number)
+            and (out is None or plain_out(out, x, number))):
+        a = x
+        if out is None:
+            y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), number, 0)
+        else:
+            y = out
+        plain_job(&job, operation, a, None, y, t, 8 if number == cnp.NPY_FLOAT64 else 4)
+        _core.run(&job, number == cnp.NPY_FLOAT64)
+        return y
+    a = as_array("x", x)
+    t = check_temperature(temperature)
+    axes = normalize_axes(axis, a.ndim)
+    result = result_dtype(a.dtype, dtype)
+    if where is not None:
+        mask = as_mask(where, a)
+    if out is None:
+        y = like(a, result)
+    else:
+        y = check_out(out, tuple_shape(a), result)
+        a = apart(a, y, True)
+        if mask is not None:
+            mask = apart(mask, y, False)
+    if a.size == 0:
+        return y
+    wide = is_wide(a.dtype) or is_wide(result) or not 1e-30 < t < 1e30
+    job.operation = operation
+    job.temperature = t
+    lay_out(&job, tuple_shape(a), axes, [a, None, y, mask])
+    find_walk(&job, wide)
+    _core.run(&job, wide)
+    return y
+
+
+def logsumexp(x, axis, where, keepdims, out, dtype):
+    """log of the sum of exponentials over `axis`."""
+    cdef Job job
+    cdef cnp.ndarray a = as_array("x", x), y, mask = None
+    cdef bint wide
+    axes = normalize_axes(axis, a.ndim)
+    result = result_dtype(a.dtype, dtype)
+    if where is not None:
+        mask = as_mask(where, a)
+    if keepdims:
+        shape = tuple([1 if d in axes else a.shape[d] for d in range(a.ndim)])
+    else:
+        shape = tuple([a.shape[d] for d in range(a.ndim) if d not in axes])
+    if out is None:
+        y = np.empty(shape, result)
+    else:
+        y = check_out(out, shape, result)
+        a = apart(a, y, False)
+        if mask is not None:
+            mask = apart(mask, y, False)
+    if a.size == 0:
+        y[...] = -np.inf
+    else:
+        wide = is_wide(a.dtype) or is_wide(result)
+        job.operation = LOGSUMEXP
+        job.temperature = 1
+        lay_out(&job, tuple_shape(a), axes, [a, None, reduced(y, tuple_shape(a), axes), mask])
+        find_walk(&job, wide)
+        _core.run(&job, wide)
+    return y if out is not None or y.ndim else y[()]
+
+
+def backward(int operation, v, output, axis, temperature, out, name):
+    """The product of a Jacobian and `v`, called `name`, from the forward's `output`."""
+    cdef Job job
+    cdef cnp.ndarray g, p, y
+    cdef int number, other
+    cdef bint wide
+    cdef double t = plain_temperature(temperature)
+    if (t > 0 and last_axis(axis) and plain(v, &number) and plain(output, &other) and number == other
+            and same_shape(v, output)
+            and (out is None or (plain_out(out, v, number) and (out is output or not overlap(out, output))))):
+        g = v
+        if out is None:
+            y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(g), cnp.PyArray_DIMS(g), number, 0)
+        else:
+            y = out
+        plain_job(&job, operation, g, output, y, t, 8 if number == cnp.NPY_FLOAT64 else 4)
+        _core.run(&job, number == cnp.NPY_FLOAT64)
+        return y
+    g = as_array(name, v)
+    p = as_array("output", output)
+    t = check_temperature(temperature)
+    if tuple_shape(g) != tuple_shape(p):
+        raise ValueError(f"{name} has shape {tuple_shape(g)}, but output has shape {tuple_shape(p)}")
+    axes = normalize_axes(axis, p.ndim)
+    result = promote(g.dtype, p.dtype)
+    if out is None:
+        y = like(p, result)
+    else:
+        y = check_out(out, tuple_shape(p), result)
+        g = apart(g, y, True)
+        p = apart(p, y, True)
+    if p.size == 0:
+        return y
+    wide = is_wide(result) or not 1e-30 < t < 1e30
+    job.operation = operation
+    job.temperature = t
+    lay_out(&job, tuple_shape(p), axes, [g, p, y, None])
+    find_walk(&job, wide)
+    _core.run(&job, wide)
+    return y
+
+
+def jacobian(output, axis, out):
+    """diag(p) - p p^T of each row of `output`, in two trailing axes."""
+    cdef cnp.ndarray p = as_array("output", output), y, rows
+    axes = normalize_axes(axis, p.ndim)
+    result = result_dtype(p.dtype, None)
+    rest = [d for d in range(p.ndim) if d not in axes]
+    batch = tuple([p.shape[d] for d in rest])
+    rows = np.ascontiguousarray(p.transpose(rest + sorted(axes)).reshape(batch + (-1,) if p.size else batch + (0,)))
+    rows = rows.astype(FLOAT64 if is_wide(result) else FLOAT32, copy=False)
+    shape = batch + (rows.shape[rows.ndim - 1],) * 2
+    y = np.empty(shape, result) if out is None else check_out(out, shape, result)
+    if overlap(rows, y):
+        rows = rows.copy()
+    np.multiply(-rows[..., :, None], rows[..., None, :], out=y, casting="same_kind")
+    np.einsum("...ii->...i", y)[...] = rows * (1 - rows)
+    return y
+
+
+cdef tuple tuple_shape(cnp.ndarray a):
+    return (<object> a).shape
+
+
+cdef cnp.ndarray as_mask(object where, cnp.ndarray a):
+    mask = np.asarray(where)
+    if mask.dtype != bool:
+        raise TypeError(f"where must be boolean, not {mask.dtype}")
+    try:
+        return np.broadcast_to(mask, tuple_shape(a))
+    except ValueError:
+        raise ValueError(f"where has shape {mask.shape}, which does not broadcast to x's {tuple_shape(a)}") from None

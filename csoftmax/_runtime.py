@@ -1,0 +1,110 @@
+"""What this build is, what this machine has, and what is in use."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from csoftmax import _core, _dispatch
+
+
+def _version():
+    try:
+        return version("csoftmax")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def runtime_info():
+    """Describe the build, the machine and the settings in force.
+
+    Returns
+    -------
+    dict
+        ``version``, ``compiler``, ``compile_flags``, ``isa`` (levels ``built``, ``supported`` by build and CPU,
+        and the ``active`` one), ``threads`` (``active``, ``cpus`` this process may use, ``openmp``: date of the
+        specification, 0 for none), ``environment`` (the variables that are set), ``python``, ``numpy`` and
+        ``platform``. Only plain values, fit for JSON.
+
+    Examples
+    --------
+    >>> import csoftmax
+    >>> csoftmax.runtime_info()["isa"]["active"] == csoftmax.get_isa()
+    True
+    """
+    compiler, flags = _dispatch.compiler()
+    names = ("CSOFTMAX_ISA", "CSOFTMAX_NUM_THREADS", "OMP_NUM_THREADS")
+    return {
+        "version": _version(),
+        "compiler": compiler,
+        "compile_flags": flags,
+        "isa": {
+            "built": _dispatch.levels_built(),
+            "supported": _dispatch.levels_available(),
+            "active": _dispatch.get_isa(),
+        },
+        "threads": {
+            "active": _core.get_num_threads(),
+            "cpus": _core.usable_cpus(),
+            "openmp": _core.openmp_version(),
+        },
+        "environment": {name: os.environ[name] for name in names if name in os.environ},
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def show_runtime(file=None):
+    """Print `runtime_info` for people, as bug reports want it.
+
+    Parameters
+    ----------
+    file : file object, optional
+        Where to print; standard output by default.
+
+    Examples
+    --------
+    >>> import csoftmax
+    >>> csoftmax.show_runtime()  # doctest: +ELLIPSIS
+    csoftmax ...
+    """
+    file = sys.stdout if file is None else file
+    info = runtime_info()
+    isa, threads = info["isa"], info["threads"]
+    lines = {
+        "csoftmax": info["version"],
+        "python": info["python"],
+        "numpy": info["numpy"],
+        "platform": info["platform"],
+        "compiler": info["compiler"],
+        "compile flags": info["compile_flags"],
+        "isa active": isa["active"],
+        "isa supported": ", ".join(isa["supported"]),
+        "isa built": ", ".join(isa["built"]),
+        "threads": f"{threads['active']} of {threads['cpus']} CPUs"
+        + (f" (OpenMP {threads['openmp']})" if threads["openmp"] else " (built without OpenMP: one thread)"),
+        "environment": " ".join(f"{k}={v}" for k, v in info["environment"].items()) or "nothing set",
+    }
+    for name, value in lines.items():
+        print(f"{name:<14} {value}", file=file)
+
+
+def get_include():
+    """Directory of the C headers, for the include path of a compiler.
+
+    Returns
+    -------
+    str
+        The folder in which ``csoftmax/csoftmax.h`` lies.
+
+    Examples
+    --------
+    >>> import csoftmax, os
+    >>> os.path.isdir(csoftmax.get_include())
+    True
+    """
+    return str(Path(__file__).parent / "include")

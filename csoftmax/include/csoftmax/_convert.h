@@ -1,0 +1,273 @@
+/* Runs of elements between an array's storage and the kernels' reals: 16-bit floats, integers, other
+ * precisions, foreign byte order, any stride. Elements are moved by memcpy, so alignment does not matter.
+ */
+#ifndef CSOFTMAX_CONVERT_H
+#define CSOFTMAX_CONVERT_H
+
+#include "_lanes.h"
+#include "_storage.h"
+
+#if CSM_BITS == 32
+#define CSM_STORED_REAL CSM_F32
+#else
+#define CSM_STORED_REAL CSM_F64
+#endif
+
+static const unsigned char csm_storage_size[] = {2, 2, 4, 8, 1, 1, 1, 2, 2, 4, 4, 8, 8};
+
+/* ------------------------------------------------------------------------------------- 16-bit floats */
+CSM_INLINE float csm_from_bf16(uint16_t h) { return csm_float_of((uint32_t)h << 16); }
+
+CSM_INLINE uint16_t csm_to_bf16(float x) {
+    const uint32_t u = csm_bits_of(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x0040u);
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+CSM_INLINE float csm_from_f16(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7fffu;
+    if (rest >= 0x7c00u) return csm_float_of(sign | 0x7f800000u | ((rest & 0x3ffu) << 13) | (rest > 0x7c00u ? 0x400000u : 0u));
+    if (rest >= 0x0400u) return csm_float_of(sign | ((rest << 13) + 0x38000000u));
+    /* subnormal: rest * 2^-24, exact */
+    return csm_float_of(sign | csm_bits_of((float)rest * 0x1p-24f));
+}
+
+CSM_INLINE uint16_t csm_to_f16(float x) {
+    const uint32_t u = csm_bits_of(x), sign = (u >> 16) & 0x8000u, rest = u & 0x7fffffffu;
+    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | ((rest >> 13) & 0x3ffu));
+    if (rest >= 0x47800000u) return (uint16_t)(sign | 0x7c00u);
+    /* below 2^-14: adding 0.5 leaves the value, rounded to a multiple of 2^-24, in the low bits */
+    if (rest < 0x38800000u) return (uint16_t)(sign | (csm_bits_of(csm_float_of(rest) + 0.5f) - 0x3f000000u));
+    return (uint16_t)(sign | ((rest - 0x38000000u + 0x0fffu + ((rest >> 13) & 1u)) >> 13));
+}
+
+/* ---------------------------------------------------------------- contiguous runs, a vector at a time */
+#if CSM_BITS == 32 && defined(CSM_AVX512)
+#define CSM_HALF_VECTORS 1
+CSM_INLINE v_f32 csm_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+CSM_INLINE void csm_store_f16(uint16_t *p, v_f32 a) {
+    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+CSM_INLINE v_f32 csm_load_bf16(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+}
+CSM_INLINE void csm_store_bf16(uint16_t *p, v_f32 a) {
+    const __m512i u = _mm512_castps_si512(a), high = _mm512_srli_epi32(u, 16);
+    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i near = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(near, nan, high, _mm512_set1_epi32(0x40))));
+}
+#elif CSM_BITS == 32 && defined(CSM_AVX2)
+#define CSM_HALF_VECTORS 1
+CSM_INLINE v_f32 csm_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+CSM_INLINE void csm_store_f16(uint16_t *p, v_f32 a) {
+    _mm_storeu_si128((void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+CSM_INLINE v_f32 csm_load_bf16(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
+}
+CSM_INLINE void csm_store_bf16(uint16_t *p, v_f32 a) {
+    const __m256i u = _mm256_castps_si256(a), high = _mm256_srli_epi32(u, 16);
+    const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i near = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i out = _mm256_blendv_epi8(near, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+    _mm_storeu_si128((void *)p, _mm_packus_epi32(_mm256_castsi256_si128(out), _mm256_extracti128_si256(out, 1)));
+}
+#endif
+
+#if CSM_BITS == 32
+#define CSM_HALF(name)                                                                                       \
+    static void csm_load_run_##name(const char *p, ptrdiff_t n, float *dst) {                                \
+        ptrdiff_t i = 0;                                                                                     \
+        CSM_HALF_BODY(for (; i + VL <= n; i += VL) store_f32(dst + i, csm_load_##name((const uint16_t *)p + i)); ) \
+        for (; i < n; i++) {                                                                                 \
+            uint16_t h;                                                                                      \
+            memcpy(&h, p + 2 * i, sizeof h);                                                                 \
+            dst[i] = csm_from_##name(h);                                                                     \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void csm_store_run_##name(char *p, ptrdiff_t n, const float *src) {                               \
+        ptrdiff_t i = 0;                                                                                     \
+        CSM_HALF_BODY(for (; i + VL <= n; i += VL) csm_store_##name((uint16_t *)p + i, load_f32(src + i)); ) \
+        for (; i < n; i++) {                                                                                 \
+            const uint16_t h = csm_to_##name(src[i]);                                                        \
+            memcpy(p + 2 * i, &h, sizeof h);                                                                 \
+        }                                                                                                    \
+    }
+#if defined(CSM_HALF_VECTORS)
+#define CSM_HALF_BODY(code) code
+#else
+#define CSM_HALF_BODY(code)
+#endif
+CSM_HALF(f16)
+CSM_HALF(bf16)
+#endif
+
+/* -------------------------------------------------------------------------------------- strided runs */
+CSM_INLINE void csm_fetch(void *to, const char *from, size_t size, int swapped) {
+    if (!swapped) {
+        memcpy(to, from, size);
+    } else {
+        for (size_t i = 0; i < size; i++) ((char *)to)[i] = from[size - 1 - i];
+    }
+}
+
+/* n elements at p, p + stride, ... into dst */
+static void csm_load_run(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, csm_real *dst) {
+    const int swapped = storage & CSM_SWAPPED, kind = storage & ~CSM_SWAPPED;
+    const int dense = !swapped && stride == csm_storage_size[kind];
+    if (dense && kind == CSM_STORED_REAL) {
+        memcpy(dst, p, (size_t)n * sizeof *dst);
+        return;
+    }
+#define CSM_LOAD(T, expression)                                                                              \
+    if (dense) {                                                                                             \
+        for (ptrdiff_t i = 0; i < n; i++) {                                                                  \
+            T v;                                                                                             \
+            memcpy(&v, p + i * (ptrdiff_t)sizeof v, sizeof v);                                               \
+            dst[i] = (csm_real)(expression);                                                                 \
+        }                                                                                                    \
+    } else {                                                                                                 \
+        for (ptrdiff_t i = 0; i < n; i++, p += stride) {                                                     \
+            T v;                                                                                             \
+            csm_fetch(&v, p, sizeof v, swapped);                                                             \
+            dst[i] = (csm_real)(expression);                                                                 \
+        }                                                                                                    \
+    }                                                                                                        \
+    break
+    switch (kind) {
+    case CSM_F16:
+#if CSM_BITS == 32
+        if (dense) {
+            csm_load_run_f16(p, n, dst);
+            break;
+        }
+#endif
+        CSM_LOAD(uint16_t, csm_from_f16(v));
+    case CSM_BF16:
+#if CSM_BITS == 32
+        if (dense) {
+            csm_load_run_bf16(p, n, dst);
+            break;
+        }
+#endif
+        CSM_LOAD(uint16_t, csm_from_bf16(v));
+    case CSM_F32: CSM_LOAD(float, v);
+    case CSM_F64: CSM_LOAD(double, v);
+    case CSM_B1: CSM_LOAD(uint8_t, v != 0);
+    case CSM_I8: CSM_LOAD(int8_t, v);
+    case CSM_U8: CSM_LOAD(uint8_t, v);
+    case CSM_I16: CSM_LOAD(int16_t, v);
+    case CSM_U16: CSM_LOAD(uint16_t, v);
+    case CSM_I32: CSM_LOAD(int32_t, v);
+    case CSM_U32: CSM_LOAD(uint32_t, v);
+    case CSM_I64: CSM_LOAD(int64_t, v);
+    case CSM_U64: CSM_LOAD(uint64_t, v);
+    default: break;
+    }
+#undef CSM_LOAD
+}
+
+/* double to a 16-bit float in one rounding: first to float with the lost bits made sticky */
+CSM_INLINE float csm_sticky(double x) {
+    float f = (float)x;
+    if ((double)f != x && x == x && !isinf(f)) {
+        uint32_t u = csm_bits_of(f);
+        if (fabs((double)f) > fabs(x)) u -= 1;
+        f = csm_float_of(u | 1u);
+    }
+    return f;
+}
+
+/* n elements of src to p, p + stride, ...; float storages only */
+static void csm_store_run(int storage, char *p, ptrdiff_t stride, ptrdiff_t n, const csm_real *src) {
+    const int swapped = storage & CSM_SWAPPED, kind = storage & ~CSM_SWAPPED;
+    const int dense = !swapped && stride == csm_storage_size[kind];
+    if (dense && kind == CSM_STORED_REAL) {
+        memcpy(p, src, (size_t)n * sizeof *src);
+        return;
+    }
+#if CSM_BITS == 32
+    if (dense && kind == CSM_F16) {
+        csm_store_run_f16(p, n, src);
+        return;
+    }
+    if (dense && kind == CSM_BF16) {
+        csm_store_run_bf16(p, n, src);
+        return;
+    }
+#define CSM_NARROW(x) (x)
+#else
+#define CSM_NARROW(x) csm_sticky(x)
+#endif
+#define CSM_STORE(T, expression)                                                                             \
+    for (ptrdiff_t i = 0; i < n; i++, p += stride) {                                                         \
+        const T v = (T)(expression);                                                                         \
+        csm_fetch(p, (const char *)&v, sizeof v, swapped);                                                   \
+    }                                                                                                        \
+    break
+    switch (kind) {
+    case CSM_F16: CSM_STORE(uint16_t, csm_to_f16(CSM_NARROW(src[i])));
+    case CSM_BF16: CSM_STORE(uint16_t, csm_to_bf16(CSM_NARROW(src[i])));
+    case CSM_F32: CSM_STORE(float, src[i]);
+    case CSM_F64: CSM_STORE(double, src[i]);
+    default: break;
+    }
+#undef CSM_STORE
+}
+
+/* Leaves out (-inf) what the mask says; adds to kept[i * kept_step] for each element that stays. */
+static void csm_mask_run(const char *mask, ptrdiff_t stride, ptrdiff_t n, csm_real *dst, ptrdiff_t *kept,
+                         ptrdiff_t kept_step) {
+    const csm_real out = -(csm_real)INFINITY;
+    if (kept_step) {
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const int on = mask[i * stride] != 0;
+            dst[i] = on ? dst[i] : out;
+            kept[i * kept_step] += on;
+        }
+    } else if (stride == 1) {
+        ptrdiff_t count = 0;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            dst[i] = mask[i] ? dst[i] : out;
+            count += mask[i] != 0;
+        }
+        *kept += count;
+    } else {
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const int on = mask[i * stride] != 0;
+            dst[i] = on ? dst[i] : out;
+            *kept += on;
+        }
+    }
+}
+
+CSM_INLINE int64_t csm_load_index(int storage, const char *p) {
+    const int swapped = storage & CSM_SWAPPED;
+    switch (storage & ~CSM_SWAPPED) {
+#define CSM_INDEX(T)                                                                                         \
+    {                                                                                                        \
+        T v;                                                                                                 \
+        csm_fetch(&v, p, sizeof v, swapped);                                                                 \
+        return (int64_t)v;                                                                                   \
+    }
+    case CSM_I8: CSM_INDEX(int8_t)
+    case CSM_U8: CSM_INDEX(uint8_t)
+    case CSM_I16: CSM_INDEX(int16_t)
+    case CSM_U16: CSM_INDEX(uint16_t)
+    case CSM_I32: CSM_INDEX(int32_t)
+    case CSM_U32: CSM_INDEX(uint32_t)
+    case CSM_I64: CSM_INDEX(int64_t)
+    case CSM_U64: {
+        uint64_t v;
+        csm_fetch(&v, p, sizeof v, swapped);
+        return v > (uint64_t)INT64_MAX ? INT64_MAX : (int64_t)v;
+    }
+#undef CSM_INDEX
+    default: return -1;
+    }
+}
+
+#endif /* CSOFTMAX_CONVERT_H */

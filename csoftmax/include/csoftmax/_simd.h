@@ -1,0 +1,470 @@
+/* Lane primitives: one short vocabulary over AVX-512, AVX2 + FMA, SSE2, NEON and plain C.
+ *
+ * The level is the one the compiler was asked for. Every primitive exists for both precisions, with the
+ * suffix _f32 or _f64; VL_f32 and VL_f64 are the lanes of a vector. C, not C++: inline templates would merge
+ * across objects that were built for different levels.
+ *
+ * max(a, b) is "a > b ? a : b": a NaN in a is passed over, a NaN in b stays.
+ */
+#ifndef CSOFTMAX_SIMD_H
+#define CSOFTMAX_SIMD_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define CSM_AVX512 1
+#elif defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER))
+#define CSM_AVX2 1
+#elif defined(__SSE2__) || defined(_M_X64)
+#define CSM_SSE2 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define CSM_NEON 1
+#else
+#define CSM_SCALAR 1
+#endif
+
+#if defined(CSM_AVX512) || defined(CSM_AVX2) || defined(CSM_SSE2)
+#define CSM_X86 1
+#include <immintrin.h>
+#elif defined(CSM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(_MSC_VER)
+#define CSM_INLINE static __forceinline
+#define CSM_ALIGN(n) __declspec(align(n))
+#else
+#define CSM_INLINE static inline __attribute__((always_inline, unused))
+#define CSM_ALIGN(n) __attribute__((aligned(n)))
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define CSM_PREFETCH(p) __builtin_prefetch((p), 0, 3)
+#else
+#define CSM_PREFETCH(p) ((void)(p))
+#endif
+
+CSM_INLINE float csm_float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+CSM_INLINE uint32_t csm_bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* ------------------------------------------------------------------------------------------------ x86 */
+#if defined(CSM_X86)
+
+#if defined(CSM_AVX512)
+enum { VL_f32 = 16, VL_f64 = 8 };
+typedef __m512 v_f32;
+typedef __m512d v_f64;
+#define CSM_OP(name, s) _mm512_##name##_##s
+#define CSM_CAST_IN_f32 _mm512_castps_si512
+#define CSM_CAST_IN_f64 _mm512_castpd_si512
+#define CSM_CAST_OUT_f32 _mm512_castsi512_ps
+#define CSM_CAST_OUT_f64 _mm512_castsi512_pd
+#define CSM_INT(name) _mm512_##name
+#define CSM_INT_LOGIC(name) _mm512_##name##_si512
+#elif defined(CSM_AVX2)
+enum { VL_f32 = 8, VL_f64 = 4 };
+typedef __m256 v_f32;
+typedef __m256d v_f64;
+#define CSM_OP(name, s) _mm256_##name##_##s
+#define CSM_CAST_IN_f32 _mm256_castps_si256
+#define CSM_CAST_IN_f64 _mm256_castpd_si256
+#define CSM_CAST_OUT_f32 _mm256_castsi256_ps
+#define CSM_CAST_OUT_f64 _mm256_castsi256_pd
+#define CSM_INT(name) _mm256_##name
+#define CSM_INT_LOGIC(name) _mm256_##name##_si256
+#else
+enum { VL_f32 = 4, VL_f64 = 2 };
+typedef __m128 v_f32;
+typedef __m128d v_f64;
+#define CSM_OP(name, s) _mm_##name##_##s
+#define CSM_CAST_IN_f32 _mm_castps_si128
+#define CSM_CAST_IN_f64 _mm_castpd_si128
+#define CSM_CAST_OUT_f32 _mm_castsi128_ps
+#define CSM_CAST_OUT_f64 _mm_castsi128_pd
+#define CSM_INT(name) _mm_##name
+#define CSM_INT_LOGIC(name) _mm_##name##_si128
+#endif
+
+#define CSM_COMMON(T, R, s)                                                                                  \
+    CSM_INLINE v_##T set1_##T(R a) { return CSM_OP(set1, s)(a); }                                            \
+    CSM_INLINE v_##T load_##T(const R *p) { return CSM_OP(loadu, s)(p); }                                    \
+    CSM_INLINE void store_##T(R *p, v_##T a) { CSM_OP(storeu, s)(p, a); }                                    \
+    CSM_INLINE void stream_##T(R *p, v_##T a) { CSM_OP(stream, s)(p, a); }                                   \
+    CSM_INLINE v_##T add_##T(v_##T a, v_##T b) { return CSM_OP(add, s)(a, b); }                              \
+    CSM_INLINE v_##T sub_##T(v_##T a, v_##T b) { return CSM_OP(sub, s)(a, b); }                              \
+    CSM_INLINE v_##T mul_##T(v_##T a, v_##T b) { return CSM_OP(mul, s)(a, b); }                              \
+    CSM_INLINE v_##T div_##T(v_##T a, v_##T b) { return CSM_OP(div, s)(a, b); }                              \
+    CSM_INLINE v_##T max_##T(v_##T a, v_##T b) { return CSM_OP(max, s)(a, b); }
+
+CSM_COMMON(f32, float, ps)
+CSM_COMMON(f64, double, pd)
+
+CSM_INLINE void csm_stream_fence(void) { _mm_sfence(); }
+
+#if defined(CSM_SSE2)
+#define CSM_FUSED(T, s)                                                                                      \
+    CSM_INLINE v_##T fma_##T(v_##T a, v_##T b, v_##T c) { return add_##T(mul_##T(a, b), c); }                \
+    CSM_INLINE v_##T fnma_##T(v_##T a, v_##T b, v_##T c) { return sub_##T(c, mul_##T(a, b)); }
+#else
+#define CSM_FUSED(T, s)                                                                                      \
+    CSM_INLINE v_##T fma_##T(v_##T a, v_##T b, v_##T c) { return CSM_OP(fmadd, s)(a, b, c); }                \
+    CSM_INLINE v_##T fnma_##T(v_##T a, v_##T b, v_##T c) { return CSM_OP(fnmadd, s)(a, b, c); }
+#endif
+CSM_FUSED(f32, ps)
+CSM_FUSED(f64, pd)
+
+/* Comparisons that select: keep(d, lo, e) is 0 where d < lo; the others keep v where the relation holds,
+ * "ne" also where either is NaN. */
+#if defined(CSM_AVX512)
+#define CSM_COMPARE(T, R, s)                                                                                 \
+    CSM_INLINE v_##T keep_##T(v_##T d, v_##T lo, v_##T v) {                                                  \
+        return CSM_OP(maskz_mov, s)(_mm512_cmp_##s##_mask(d, lo, _CMP_NLT_UQ), v);                           \
+    }                                                                                                        \
+    CSM_INLINE v_##T and_eq_##T(v_##T a, v_##T b, v_##T v) {                                                 \
+        return CSM_OP(maskz_mov, s)(_mm512_cmp_##s##_mask(a, b, _CMP_EQ_OQ), v);                             \
+    }                                                                                                        \
+    CSM_INLINE v_##T and_ne_##T(v_##T a, v_##T b, v_##T v) {                                                 \
+        return CSM_OP(maskz_mov, s)(_mm512_cmp_##s##_mask(a, b, _CMP_NEQ_UQ), v);                            \
+    }                                                                                                        \
+    CSM_INLINE v_##T select_lt_##T(v_##T a, v_##T b, v_##T yes, v_##T no) {                                  \
+        return CSM_OP(mask_mov, s)(no, _mm512_cmp_##s##_mask(a, b, _CMP_LT_OQ), yes);                        \
+    }
+#else
+#if defined(CSM_AVX2)
+#define CSM_CMP(s, a, b, name) _mm256_cmp_##s(a, b, name)
+#define CSM_NLT _CMP_NLT_UQ
+#define CSM_EQ _CMP_EQ_OQ
+#define CSM_NE _CMP_NEQ_UQ
+#define CSM_LT _CMP_LT_OQ
+#else
+#define CSM_CMP(s, a, b, name) CSM_CMP_(s, a, b, name)
+#define CSM_CMP_(s, a, b, name) _mm_##name##_##s(a, b)
+#define CSM_NLT cmpnlt
+#define CSM_EQ cmpeq
+#define CSM_NE cmpneq
+#define CSM_LT cmplt
+#endif
+#define CSM_COMPARE(T, R, s)                                                                                 \
+    CSM_INLINE v_##T keep_##T(v_##T d, v_##T lo, v_##T v) {                                                  \
+        return CSM_OP(and, s)(CSM_CMP(s, d, lo, CSM_NLT), v);                                                \
+    }                                                                                                        \
+    CSM_INLINE v_##T and_eq_##T(v_##T a, v_##T b, v_##T v) {                                                 \
+        return CSM_OP(and, s)(CSM_CMP(s, a, b, CSM_EQ), v);                                                  \
+    }                                                                                                        \
+    CSM_INLINE v_##T and_ne_##T(v_##T a, v_##T b, v_##T v) {                                                 \
+        return CSM_OP(and, s)(CSM_CMP(s, a, b, CSM_NE), v);                                                  \
+    }                                                                                                        \
+    CSM_INLINE v_##T select_lt_##T(v_##T a, v_##T b, v_##T yes, v_##T no) {                                  \
+        const v_##T m = CSM_CMP(s, a, b, CSM_LT);                                                            \
+        return CSM_OP(or, s)(CSM_OP(and, s)(m, yes), CSM_OP(andnot, s)(m, no));                              \
+    }
+#endif
+CSM_COMPARE(f32, float, ps)
+CSM_COMPARE(f64, double, pd)
+
+/* Tails: the first k lanes, 0 <= k <= VL; no byte beyond them is touched. */
+#if defined(CSM_AVX512)
+#define CSM_TAIL(T, R, s, M)                                                                                 \
+    CSM_INLINE v_##T load_n_##T(const R *p, ptrdiff_t k, R fill) {                                           \
+        return CSM_OP(mask_loadu, s)(set1_##T(fill), (M)((1u << k) - 1u), p);                                \
+    }                                                                                                        \
+    CSM_INLINE void store_n_##T(R *p, ptrdiff_t k, v_##T a) {                                                \
+        CSM_OP(mask_storeu, s)(p, (M)((1u << k) - 1u), a);                                                   \
+    }
+CSM_TAIL(f32, float, ps, __mmask16)
+CSM_TAIL(f64, double, pd, __mmask8)
+#elif defined(CSM_AVX2)
+static const int32_t csm_tail_mask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+#define CSM_TAIL(T, R, s, per)                                                                               \
+    CSM_INLINE v_##T load_n_##T(const R *p, ptrdiff_t k, R fill) {                                           \
+        const __m256i m = _mm256_loadu_si256((const __m256i *)(csm_tail_mask + 8 - per * k));                \
+        return CSM_OP(blendv, s)(set1_##T(fill), CSM_OP(maskload, s)(p, m), CSM_CAST_OUT_##T(m));            \
+    }                                                                                                        \
+    CSM_INLINE void store_n_##T(R *p, ptrdiff_t k, v_##T a) {                                                \
+        const __m256i m = _mm256_loadu_si256((const __m256i *)(csm_tail_mask + 8 - per * k));                \
+        CSM_OP(maskstore, s)(p, m, a);                                                                       \
+    }
+CSM_TAIL(f32, float, ps, 1)
+CSM_TAIL(f64, double, pd, 2)
+#endif
+
+/* The bits of a vector as integers of the same width. */
+#define CSM_INTEGER(T, R, I, epi)                                                                            \
+    CSM_INLINE v_##T bits_add_##T(v_##T a, v_##T b) {                                                        \
+        return CSM_CAST_OUT_##T(CSM_INT(add_##epi)(CSM_CAST_IN_##T(a), CSM_CAST_IN_##T(b)));                 \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_and_##T(v_##T a, v_##T b) {                                                        \
+        return CSM_CAST_OUT_##T(CSM_INT_LOGIC(and)(CSM_CAST_IN_##T(a), CSM_CAST_IN_##T(b)));                 \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_or_##T(v_##T a, v_##T b) {                                                         \
+        return CSM_CAST_OUT_##T(CSM_INT_LOGIC(or)(CSM_CAST_IN_##T(a), CSM_CAST_IN_##T(b)));                  \
+    }
+CSM_INTEGER(f32, float, int32_t, epi32)
+CSM_INTEGER(f64, double, int64_t, epi64)
+#define bits_shl_f32(a, k) CSM_CAST_OUT_f32(CSM_INT(slli_epi32)(CSM_CAST_IN_f32(a), k))
+#define bits_shr_f32(a, k) CSM_CAST_OUT_f32(CSM_INT(srli_epi32)(CSM_CAST_IN_f32(a), k))
+#define bits_shl_f64(a, k) CSM_CAST_OUT_f64(CSM_INT(slli_epi64)(CSM_CAST_IN_f64(a), k))
+#define bits_shr_f64(a, k) CSM_CAST_OUT_f64(CSM_INT(srli_epi64)(CSM_CAST_IN_f64(a), k))
+
+/* Horizontal reductions halve: lane i meets lane i + VL/2, then i + VL/4, ... */
+#define CSM_HORIZONTAL_128(name, T4, T2)                                                                     \
+    CSM_INLINE float h##name##_128_f32(__m128 a) {                                                           \
+        a = _mm_##name##_ps(a, _mm_movehl_ps(a, a));                                                         \
+        return _mm_cvtss_f32(_mm_##name##_ss(a, _mm_shuffle_ps(a, a, 1)));                                   \
+    }                                                                                                        \
+    CSM_INLINE double h##name##_128_f64(__m128d a) {                                                         \
+        return _mm_cvtsd_f64(_mm_##name##_sd(a, _mm_unpackhi_pd(a, a)));                                     \
+    }
+CSM_HORIZONTAL_128(add, , )
+CSM_HORIZONTAL_128(max, , )
+#if defined(CSM_SSE2)
+#define CSM_HORIZONTAL(name)                                                                                 \
+    CSM_INLINE float h##name##_f32(v_f32 a) { return h##name##_128_f32(a); }                                 \
+    CSM_INLINE double h##name##_f64(v_f64 a) { return h##name##_128_f64(a); }
+#else
+#define CSM_HORIZONTAL_256(name)                                                                             \
+    CSM_INLINE float h##name##_256_f32(__m256 a) {                                                           \
+        return h##name##_128_f32(_mm_##name##_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));   \
+    }                                                                                                        \
+    CSM_INLINE double h##name##_256_f64(__m256d a) {                                                         \
+        return h##name##_128_f64(_mm_##name##_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1)));   \
+    }
+CSM_HORIZONTAL_256(add)
+CSM_HORIZONTAL_256(max)
+#if defined(CSM_AVX2)
+#define CSM_HORIZONTAL(name)                                                                                 \
+    CSM_INLINE float h##name##_f32(v_f32 a) { return h##name##_256_f32(a); }                                 \
+    CSM_INLINE double h##name##_f64(v_f64 a) { return h##name##_256_f64(a); }
+#else
+#define CSM_HORIZONTAL(name)                                                                                 \
+    CSM_INLINE float h##name##_f32(v_f32 a) {                                                                \
+        return h##name##_256_f32(                                                                            \
+            _mm256_##name##_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));                    \
+    }                                                                                                        \
+    CSM_INLINE double h##name##_f64(v_f64 a) {                                                               \
+        return h##name##_256_f64(                                                                            \
+            _mm256_##name##_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1)));                    \
+    }
+#endif
+#endif
+CSM_HORIZONTAL(add)
+CSM_HORIZONTAL(max)
+
+/* VL vectors, one a row, reduced at once: lane r of the result is the horizontal reduction of row r, with the
+ * same order of operations. */
+#if defined(CSM_AVX512)
+#define CSM_ROWWISE(name)                                                                                    \
+    CSM_INLINE v_f32 h##name##_rows_f32(const v_f32 *r) {                                                    \
+        v_f32 a[8], b[4], c[2];                                                                              \
+        for (int i = 0; i < 8; i++)                                                                          \
+            a[i] = _mm512_##name##_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),                    \
+                                      _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));                   \
+        for (int i = 0; i < 4; i++)                                                                          \
+            b[i] = _mm512_##name##_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),                    \
+                                      _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));                   \
+        for (int i = 0; i < 2; i++)                                                                          \
+            c[i] = _mm512_##name##_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),                       \
+                                      _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));                      \
+        c[0] = _mm512_##name##_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd)); \
+        return _mm512_permutexvar_ps(                                                                        \
+            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), c[0]);                  \
+    }                                                                                                        \
+    CSM_INLINE v_f64 h##name##_rows_f64(const v_f64 *r) {                                                    \
+        v_f64 a[4], b[2];                                                                                    \
+        for (int i = 0; i < 4; i++)                                                                          \
+            a[i] = _mm512_##name##_pd(_mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0x44),                    \
+                                      _mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0xee));                   \
+        for (int i = 0; i < 2; i++)                                                                          \
+            b[i] = _mm512_##name##_pd(_mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0x88),                    \
+                                      _mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0xdd));                   \
+        b[0] = _mm512_##name##_pd(_mm512_unpacklo_pd(b[0], b[1]), _mm512_unpackhi_pd(b[0], b[1]));           \
+        return _mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), b[0]);                       \
+    }
+#elif defined(CSM_AVX2)
+#define CSM_ROWWISE(name)                                                                                    \
+    CSM_INLINE v_f32 h##name##_rows_f32(const v_f32 *r) {                                                    \
+        v_f32 a[4], b[2];                                                                                    \
+        for (int i = 0; i < 4; i++)                                                                          \
+            a[i] = _mm256_##name##_ps(_mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x20),                  \
+                                      _mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x31));                 \
+        for (int i = 0; i < 2; i++)                                                                          \
+            b[i] = _mm256_##name##_ps(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44),                       \
+                                      _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));                      \
+        b[0] = _mm256_##name##_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd)); \
+        return _mm256_permutevar8x32_ps(b[0], _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));                    \
+    }                                                                                                        \
+    CSM_INLINE v_f64 h##name##_rows_f64(const v_f64 *r) {                                                    \
+        v_f64 a[2];                                                                                          \
+        for (int i = 0; i < 2; i++)                                                                          \
+            a[i] = _mm256_##name##_pd(_mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x20),                  \
+                                      _mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x31));                 \
+        a[0] = _mm256_##name##_pd(_mm256_unpacklo_pd(a[0], a[1]), _mm256_unpackhi_pd(a[0], a[1]));           \
+        return _mm256_permute4x64_pd(a[0], 0xd8);                                                            \
+    }
+#else
+#define CSM_ROWWISE(name)                                                                                    \
+    CSM_INLINE v_f32 h##name##_rows_f32(const v_f32 *r) {                                                    \
+        const v_f32 a = _mm_##name##_ps(_mm_shuffle_ps(r[0], r[1], 0x44), _mm_shuffle_ps(r[0], r[1], 0xee)); \
+        const v_f32 b = _mm_##name##_ps(_mm_shuffle_ps(r[2], r[3], 0x44), _mm_shuffle_ps(r[2], r[3], 0xee)); \
+        return _mm_##name##_ps(_mm_shuffle_ps(a, b, 0x88), _mm_shuffle_ps(a, b, 0xdd));                      \
+    }                                                                                                        \
+    CSM_INLINE v_f64 h##name##_rows_f64(const v_f64 *r) {                                                    \
+        return _mm_##name##_pd(_mm_unpacklo_pd(r[0], r[1]), _mm_unpackhi_pd(r[0], r[1]));                    \
+    }
+#endif
+CSM_ROWWISE(add)
+CSM_ROWWISE(max)
+
+#endif /* CSM_X86 */
+
+/* ----------------------------------------------------------------------------------------------- NEON */
+#if defined(CSM_NEON)
+enum { VL_f32 = 4, VL_f64 = 2 };
+typedef float32x4_t v_f32;
+typedef float64x2_t v_f64;
+
+#define CSM_NEON_OPS(T, R, q, u, U)                                                                          \
+    CSM_INLINE v_##T set1_##T(R a) { return vdupq_n_##q(a); }                                                \
+    CSM_INLINE v_##T load_##T(const R *p) { return vld1q_##q(p); }                                           \
+    CSM_INLINE void store_##T(R *p, v_##T a) { vst1q_##q(p, a); }                                            \
+    CSM_INLINE void stream_##T(R *p, v_##T a) { vst1q_##q(p, a); }                                           \
+    CSM_INLINE v_##T add_##T(v_##T a, v_##T b) { return vaddq_##q(a, b); }                                   \
+    CSM_INLINE v_##T sub_##T(v_##T a, v_##T b) { return vsubq_##q(a, b); }                                   \
+    CSM_INLINE v_##T mul_##T(v_##T a, v_##T b) { return vmulq_##q(a, b); }                                   \
+    CSM_INLINE v_##T div_##T(v_##T a, v_##T b) { return vdivq_##q(a, b); }                                   \
+    CSM_INLINE v_##T fma_##T(v_##T a, v_##T b, v_##T c) { return vfmaq_##q(c, a, b); }                       \
+    CSM_INLINE v_##T fnma_##T(v_##T a, v_##T b, v_##T c) { return vfmsq_##q(c, a, b); }                      \
+    CSM_INLINE v_##T max_##T(v_##T a, v_##T b) { return vbslq_##q(vcgtq_##q(a, b), a, b); }                  \
+    CSM_INLINE v_##T keep_##T(v_##T d, v_##T lo, v_##T v) {                                                  \
+        return vbslq_##q(vcltq_##q(d, lo), vdupq_n_##q(0), v);                                               \
+    }                                                                                                        \
+    CSM_INLINE v_##T and_eq_##T(v_##T a, v_##T b, v_##T v) {                                                 \
+        return vbslq_##q(vceqq_##q(a, b), v, vdupq_n_##q(0));                                                \
+    }                                                                                                        \
+    CSM_INLINE v_##T and_ne_##T(v_##T a, v_##T b, v_##T v) {                                                 \
+        return vbslq_##q(vceqq_##q(a, b), vdupq_n_##q(0), v);                                                \
+    }                                                                                                        \
+    CSM_INLINE v_##T select_lt_##T(v_##T a, v_##T b, v_##T yes, v_##T no) {                                  \
+        return vbslq_##q(vcltq_##q(a, b), yes, no);                                                          \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_add_##T(v_##T a, v_##T b) {                                                        \
+        return vreinterpretq_##q##_##u(vaddq_##u(vreinterpretq_##u##_##q(a), vreinterpretq_##u##_##q(b)));   \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_and_##T(v_##T a, v_##T b) {                                                        \
+        return vreinterpretq_##q##_##u(vandq_##u(vreinterpretq_##u##_##q(a), vreinterpretq_##u##_##q(b)));   \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_or_##T(v_##T a, v_##T b) {                                                         \
+        return vreinterpretq_##q##_##u(vorrq_##u(vreinterpretq_##u##_##q(a), vreinterpretq_##u##_##q(b)));   \
+    }
+CSM_NEON_OPS(f32, float, f32, u32, uint32_t)
+CSM_NEON_OPS(f64, double, f64, u64, uint64_t)
+#define bits_shl_f32(a, k) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a), k))
+#define bits_shr_f32(a, k) vreinterpretq_f32_u32(vshrq_n_u32(vreinterpretq_u32_f32(a), k))
+#define bits_shl_f64(a, k) vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(a), k))
+#define bits_shr_f64(a, k) vreinterpretq_f64_u64(vshrq_n_u64(vreinterpretq_u64_f64(a), k))
+CSM_INLINE void csm_stream_fence(void) {}
+#endif
+
+/* --------------------------------------------------------------------------------------------- plain C */
+#if defined(CSM_SCALAR)
+enum { VL_f32 = 1, VL_f64 = 1 };
+typedef float v_f32;
+typedef double v_f64;
+
+#define CSM_SCALAR_OPS(T, R, U)                                                                              \
+    CSM_INLINE v_##T set1_##T(R a) { return a; }                                                             \
+    CSM_INLINE v_##T load_##T(const R *p) { return *p; }                                                     \
+    CSM_INLINE void store_##T(R *p, v_##T a) { *p = a; }                                                     \
+    CSM_INLINE void stream_##T(R *p, v_##T a) { *p = a; }                                                    \
+    CSM_INLINE v_##T add_##T(v_##T a, v_##T b) { return a + b; }                                             \
+    CSM_INLINE v_##T sub_##T(v_##T a, v_##T b) { return a - b; }                                             \
+    CSM_INLINE v_##T mul_##T(v_##T a, v_##T b) { return a * b; }                                             \
+    CSM_INLINE v_##T div_##T(v_##T a, v_##T b) { return a / b; }                                             \
+    CSM_INLINE v_##T fma_##T(v_##T a, v_##T b, v_##T c) { return a * b + c; }                                \
+    CSM_INLINE v_##T fnma_##T(v_##T a, v_##T b, v_##T c) { return c - a * b; }                               \
+    CSM_INLINE v_##T max_##T(v_##T a, v_##T b) { return a > b ? a : b; }                                     \
+    CSM_INLINE v_##T keep_##T(v_##T d, v_##T lo, v_##T v) { return d < lo ? 0 : v; }                         \
+    CSM_INLINE v_##T and_eq_##T(v_##T a, v_##T b, v_##T v) { return a == b ? v : 0; }                        \
+    CSM_INLINE v_##T and_ne_##T(v_##T a, v_##T b, v_##T v) { return a == b ? 0 : v; }                        \
+    CSM_INLINE v_##T select_lt_##T(v_##T a, v_##T b, v_##T yes, v_##T no) { return a < b ? yes : no; }       \
+    CSM_INLINE U csm_to_bits_##T(R a) {                                                                      \
+        U u;                                                                                                 \
+        memcpy(&u, &a, sizeof u);                                                                            \
+        return u;                                                                                            \
+    }                                                                                                        \
+    CSM_INLINE R csm_from_bits_##T(U u) {                                                                    \
+        R a;                                                                                                 \
+        memcpy(&a, &u, sizeof a);                                                                            \
+        return a;                                                                                            \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_add_##T(v_##T a, v_##T b) {                                                        \
+        return csm_from_bits_##T(csm_to_bits_##T(a) + csm_to_bits_##T(b));                                   \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_and_##T(v_##T a, v_##T b) {                                                        \
+        return csm_from_bits_##T(csm_to_bits_##T(a) & csm_to_bits_##T(b));                                   \
+    }                                                                                                        \
+    CSM_INLINE v_##T bits_or_##T(v_##T a, v_##T b) {                                                         \
+        return csm_from_bits_##T(csm_to_bits_##T(a) | csm_to_bits_##T(b));                                   \
+    }
+CSM_SCALAR_OPS(f32, float, uint32_t)
+CSM_SCALAR_OPS(f64, double, uint64_t)
+#define bits_shl_f32(a, k) csm_from_bits_f32(csm_to_bits_f32(a) << (k))
+#define bits_shr_f32(a, k) csm_from_bits_f32(csm_to_bits_f32(a) >> (k))
+#define bits_shl_f64(a, k) csm_from_bits_f64(csm_to_bits_f64(a) << (k))
+#define bits_shr_f64(a, k) csm_from_bits_f64(csm_to_bits_f64(a) >> (k))
+CSM_INLINE void csm_stream_fence(void) {}
+#endif
+
+/* ------------------------------------------------- what several levels share by way of a small buffer */
+#if !defined(CSM_AVX512) && !defined(CSM_AVX2)
+#define CSM_TAIL(T, R)                                                                                       \
+    CSM_INLINE v_##T load_n_##T(const R *p, ptrdiff_t k, R fill) {                                           \
+        R lanes[VL_##T];                                                                                     \
+        for (ptrdiff_t i = 0; i < VL_##T; i++) lanes[i] = i < k ? p[i] : fill;                               \
+        return load_##T(lanes);                                                                              \
+    }                                                                                                        \
+    CSM_INLINE void store_n_##T(R *p, ptrdiff_t k, v_##T a) {                                                \
+        R lanes[VL_##T];                                                                                     \
+        store_##T(lanes, a);                                                                                 \
+        for (ptrdiff_t i = 0; i < VL_##T; i++)                                                               \
+            if (i < k) p[i] = lanes[i];                                                                      \
+    }
+CSM_TAIL(f32, float)
+CSM_TAIL(f64, double)
+#endif
+
+#if !defined(CSM_X86)
+#define CSM_HORIZONTAL(T, R, name)                                                                           \
+    CSM_INLINE R h##name##_##T(v_##T a) {                                                                    \
+        R lanes[VL_##T];                                                                                     \
+        store_##T(lanes, a);                                                                                 \
+        for (int half = VL_##T / 2; half > 0; half /= 2)                                                     \
+            for (int i = 0; i < half; i++) lanes[i] = CSM_SCALAR_##name(lanes[i], lanes[i + half]);          \
+        return lanes[0];                                                                                     \
+    }                                                                                                        \
+    CSM_INLINE v_##T h##name##_rows_##T(const v_##T *r) {                                                    \
+        R lanes[VL_##T];                                                                                     \
+        for (int i = 0; i < VL_##T; i++) lanes[i] = h##name##_##T(r[i]);                                     \
+        return load_##T(lanes);                                                                              \
+    }
+#define CSM_SCALAR_add(a, b) ((a) + (b))
+#define CSM_SCALAR_max(a, b) ((a) > (b) ? (a) : (b))
+CSM_HORIZONTAL(f32, float, add)
+CSM_HORIZONTAL(f64, double, add)
+CSM_HORIZONTAL(f32, float, max)
+CSM_HORIZONTAL(f64, double, max)
+#endif
+
+#endif /* CSOFTMAX_SIMD_H */

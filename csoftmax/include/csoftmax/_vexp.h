@@ -1,0 +1,131 @@
+/* exp and log1p over the lane primitives, written once for both precisions and every level.
+ *
+ * exp: d = k ln2 + f with k a multiple of 1/16 where 16 table entries can be permuted in a register
+ * (AVX-512), else of 1; two-constant Cody-Waite reduction (W. J. Cody and W. Waite, Software Manual for the
+ * Elementary Functions, 1980); e^f = 1 + f + f^2 h(f) with h minimax on the reduced range. k is rounded, and
+ * its power of two made, by adding a magic number (P. T. P. Tang, doi:10.1145/63522.214214 for the table).
+ *
+ * The result is scaled up by 2^EXP_BIAS: what would be subnormal is normal here, and is rounded once, by the
+ * caller's last multiplication. d below EXP_MIN gives exactly 0, NaN stays NaN.
+ *
+ * log1p: the reduction and coefficients of the freely usable fdlibm algorithm (Sun Microsystems, 1993), in
+ * double lanes only: the logarithm of a sum is taken once a row.
+ */
+#ifndef CSOFTMAX_VEXP_H
+#define CSOFTMAX_VEXP_H
+
+#include "_simd.h"
+
+CSM_INLINE v_f64 csm_pattern(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return set1_f64(x);
+}
+
+enum { EXP_BIAS_f32 = 24, EXP_BIAS_f64 = 54 };
+#define EXP_SCALE_f32 0x1p24f
+#define EXP_SCALE_f64 0x1p54
+/* e^EXP_MIN lies below half of the smallest subnormal */
+#define EXP_MIN_f32 -103.98f
+#define EXP_MIN_f64 -745.14
+#define EXP_LOG2E 1.4426950408889634
+#define EXP_LN2_HI_f32 0.693359375f
+#define EXP_LN2_LO_f32 -2.12194440e-4f
+#define EXP_LN2_HI_f64 6.93147180369123816490e-01
+#define EXP_LN2_LO_f64 1.90821492927058770002e-10
+
+#if defined(CSM_AVX512)
+#define EXP_MAGIC_f32 (0x1.8p19f + 127 + EXP_BIAS_f32)
+#define EXP_MAGIC_f64 (0x1.8p48 + 1023 + EXP_BIAS_f64)
+
+/* entry j: bits of 2^(j/16), less those of 1 and less j in the place where the shifted magic sum has it */
+CSM_ALIGN(64) static const uint32_t csm_exp_table_f32[16] = {
+    0x00000000, 0xfffdaac3, 0xfffb95c2, 0xfff9c3d3, 0xfff837f0, 0xfff6f532, 0xfff5fed7, 0xfff5583f,
+    0xfff504f3, 0xfff508a4, 0xfff5672a, 0xfff6248c, 0xfff744fd, 0xfff8ccdf, 0xfffac0c7, 0xfffd257d};
+CSM_ALIGN(64) static const uint64_t csm_exp_table_f64[16] = {
+    0x0000000000000000, 0xffffb5586cf9890f, 0xffff72b83c7d517b, 0xffff387a6e756238,
+    0xffff06fe0a31b715, 0xfffedea64c123422, 0xfffebfdad5362a27, 0xfffeab07dd485429,
+    0xfffea09e667f3bcd, 0xfffea11473eb0187, 0xfffeace5422aa0db, 0xfffec49182a3f090,
+    0xfffee89f995ad3ad, 0xffff199bdd85529c, 0xffff5818dcfba487, 0xffffa4afa2a490da};
+
+CSM_INLINE v_f32 csm_power_f32(v_f32 z) {
+    const __m512i i = _mm512_castps_si512(z);
+    const __m512i t = _mm512_permutexvar_epi32(i, _mm512_load_si512((const void *)csm_exp_table_f32));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(i, 19), t));
+}
+
+CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
+    const __m512i i = _mm512_castpd_si512(z);
+    const __m512i t = _mm512_permutex2var_epi64(_mm512_load_si512((const void *)csm_exp_table_f64), i,
+                                                _mm512_load_si512((const void *)(csm_exp_table_f64 + 8)));
+    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(i, 48), t));
+}
+
+#define EXP_H_f32(f) fma_f32(f, set1_f32(0x1.5556398c6f960p-3f), set1_f32(0x1.00022022a1c8ap-1f))
+#define EXP_H_f64(f)                                                                                         \
+    CSM_HORNER_f64(f, 5, 0x1.6c14c5dfe64a3p-10, 0x1.11123b442993ep-7, 0x1.5555555900631p-5,                  \
+                   0x1.555555548ec17p-3, 0x1.fffffffffffb8p-2)
+#else
+#define EXP_MAGIC_f32 (0x1.8p23f + 127 + EXP_BIAS_f32)
+#define EXP_MAGIC_f64 (0x1.8p52 + 1023 + EXP_BIAS_f64)
+#define csm_power_f32(z) bits_shl_f32(z, 23)
+#define csm_power_f64(z) bits_shl_f64(z, 52)
+#define EXP_H_f32(f)                                                                                         \
+    CSM_HORNER_f32(f, 5, 0x1.6a234ef00e51dp-10f, 0x1.123a688bb2865p-7f, 0x1.5558f4c594bcep-5f,               \
+                   0x1.555490a30b4b1p-3f, 0x1.fffffb94582eep-2f)
+#define EXP_H_f64(f)                                                                                         \
+    CSM_HORNER_f64(f, 10, 0x1.ad7f0e41acd02p-26, 0x1.28adcce59d13cp-22, 0x1.71df262277f1cp-19,               \
+                   0x1.a01999af432a8p-16, 0x1.a01a0129b9975p-13, 0x1.6c16c1844a8f4p-10,                      \
+                   0x1.1111111127e73p-7, 0x1.55555555507f2p-5, 0x1.55555555554f9p-3, 0x1.000000000000ap-1)
+#endif
+
+/* highest power first */
+#define CSM_HORNER(T, R)                                                                                     \
+    CSM_INLINE v_##T csm_horner_##T(v_##T f, int n, const R *c) {                                            \
+        v_##T h = set1_##T(c[0]);                                                                            \
+        for (int i = 1; i < n; i++) h = fma_##T(h, f, set1_##T(c[i]));                                       \
+        return h;                                                                                            \
+    }
+CSM_HORNER(f32, float)
+CSM_HORNER(f64, double)
+#define CSM_HORNER_f32(f, n, ...) csm_horner_f32(f, n, (const float[n]){__VA_ARGS__})
+#define CSM_HORNER_f64(f, n, ...) csm_horner_f64(f, n, (const double[n]){__VA_ARGS__})
+
+#define CSM_EXP(T, R)                                                                                        \
+    CSM_INLINE v_##T exp_##T(v_##T d) {                                                                      \
+        const v_##T magic = set1_##T((R)EXP_MAGIC_##T);                                                      \
+        const v_##T z = fma_##T(d, set1_##T((R)EXP_LOG2E), magic);                                           \
+        const v_##T k = sub_##T(z, magic);                                                                   \
+        const v_##T f = fnma_##T(k, set1_##T(EXP_LN2_LO_##T), fnma_##T(k, set1_##T(EXP_LN2_HI_##T), d));     \
+        const v_##T q = fma_##T(mul_##T(f, f), EXP_H_##T(f), f);                                             \
+        const v_##T p = csm_power_##T(z);                                                                    \
+        return keep_##T(d, set1_##T(EXP_MIN_##T), fma_##T(p, q, p));                                         \
+    }
+CSM_EXP(f32, float)
+CSM_EXP(f64, double)
+
+/* log(1 + u) for u >= 0; inf and NaN stay */
+CSM_INLINE v_f64 log1p_f64(v_f64 u) {
+    const v_f64 one = set1_f64(1.0), two52 = set1_f64(0x1p52);
+    const v_f64 s = add_f64(one, u);
+    const v_f64 lost = sub_f64(u, sub_f64(s, one));
+    /* s = 2^k m with m in [sqrt(1/2), sqrt(2)) */
+    const v_f64 shifted = bits_add_f64(s, csm_pattern(0x3ff0000000000000 - 0x3fe6a09e00000000));
+    const v_f64 k = sub_f64(sub_f64(bits_or_f64(bits_shr_f64(shifted, 52), two52), two52), set1_f64(1023.0));
+    const v_f64 m = bits_add_f64(bits_and_f64(shifted, csm_pattern(0x000fffffffffffff)),
+                                 csm_pattern(0x3fe6a09e00000000));
+    const v_f64 f = sub_f64(m, one);
+    const v_f64 t = div_f64(f, add_f64(set1_f64(2.0), f));
+    const v_f64 z = mul_f64(t, t);
+    const v_f64 r = mul_f64(z, CSM_HORNER_f64(z, 7, 1.479819860511658591e-01, 1.531383769920937332e-01,
+                                              1.818357216161805012e-01, 2.222219843214978396e-01,
+                                              2.857142874366239149e-01, 3.999999999940941908e-01,
+                                              6.666666666666735130e-01));
+    const v_f64 half = mul_f64(set1_f64(0.5), mul_f64(f, f));
+    const v_f64 low = fma_f64(k, set1_f64(EXP_LN2_LO_f64), div_f64(lost, s));
+    const v_f64 body = sub_f64(fma_f64(t, add_f64(half, r), low), half);
+    const v_f64 log = fma_f64(k, set1_f64(EXP_LN2_HI_f64), add_f64(body, f));
+    return select_lt_f64(u, set1_f64(INFINITY), log, u);
+}
+
+#endif /* CSOFTMAX_VEXP_H */

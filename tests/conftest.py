@@ -1,0 +1,35 @@
+"""Fixtures of the whole suite: every numeric test runs at every ISA level that this CPU has."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import csoftmax
+
+ALL_LEVELS = ("baseline", "avx2", "avx512", "neon")
+LEVELS = tuple(csoftmax.runtime_info()["isa"]["supported"])
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_report_header():
+    """Say which levels ran, so that none is ever left out in silence."""
+    absent = ", ".join(sorted(set(ALL_LEVELS) - set(LEVELS))) or "none"
+    return f"csoftmax: ISA levels tested: {', '.join(LEVELS)} (this CPU or build lacks: {absent})"
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def isa(request):
+    """Run the test at one ISA level; module scope, so that Hypothesis may use it."""
+    with csoftmax.use_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def rng():
+    """A generator that starts anew for every test, so that the order of tests changes nothing."""
+    return np.random.default_rng(20240229)

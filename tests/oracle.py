@@ -1,0 +1,159 @@
+"""The reference of every numeric test: plain NumPy in long double, written from the formulas.
+
+Nothing here is fast or clever, and nothing is shared with the package. `ulp_error` measures the distance of
+a result from the reference in units in the last place of the result's own type.
+"""
+
+import ml_dtypes
+import numpy as np
+
+WIDE = np.longdouble
+assert np.finfo(WIDE).nmant >= 63, "the reference needs a long double wider than a double"
+
+
+def wide(x):
+    """Long double copy of any real array-like."""
+    return np.asarray(x).astype(WIDE)
+
+
+def axes_of(ndim, axis):
+    """`axis` as a tuple of non-negative axes; a 0-d array is a single row of one element."""
+    if axis is None or ndim == 0:
+        return tuple(range(ndim))
+    return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _shifted(x, axis, temperature, where):
+    """Maximum of each row, (x - maximum) / temperature, its exponentials, their sum, and the mask."""
+    x = wide(x)
+    axes = axes_of(x.ndim, axis)
+    kept = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
+    top = np.max(x, axis=axes, keepdims=True, initial=-np.inf, where=kept)
+    shifted = x - top
+    # What the subtraction rounded off (Knuth's two-sum): float64 needs it for a reference good to 0.01 ulp.
+    back = shifted - x
+    lost = (x - (shifted - back)) - (top + back)
+    lost = np.where(np.isfinite(lost), lost, 0)
+    shifted, lost = shifted / WIDE(temperature), lost / WIDE(temperature)
+    powers = np.where(kept, np.exp(shifted) * (1 + lost), 0)
+    return top, shifted + lost, powers, powers.sum(axis=axes, keepdims=True), kept
+
+
+@np.errstate(all="ignore")
+def softmax(x, axis=-1, temperature=1.0, where=None):
+    """Probabilities; 0 where the mask leaves an element out."""
+    _, _, powers, total, kept = _shifted(x, axis, temperature, where)
+    return np.where(kept, powers / total, 0)
+
+
+@np.errstate(all="ignore")
+def log_softmax(x, axis=-1, temperature=1.0, where=None):
+    """Log-probabilities; -inf where the mask leaves an element out."""
+    _, shifted, _, total, kept = _shifted(x, axis, temperature, where)
+    return np.where(kept, shifted - np.log(total), -np.inf)
+
+
+@np.errstate(all="ignore")
+def logsumexp(x, axis=-1, where=None, keepdims=False):
+    """log(sum(exp(x))); an infinite maximum is the result itself."""
+    top, _, _, total, _ = _shifted(x, axis, 1.0, where)
+    result = np.where(np.isinf(top), top, top + np.log(total))
+    return result if keepdims else result.squeeze(axes_of(np.ndim(x), axis))
+
+
+def softmax_vjp(grad, output, axis=-1, temperature=1.0):
+    """J^T g of softmax = J g, from its output p: p (g - sum(p g)) / temperature."""
+    g, p = wide(grad), wide(output)
+    return p * (g - (p * g).sum(axis=axes_of(p.ndim, axis), keepdims=True)) / WIDE(temperature)
+
+
+def log_softmax_vjp(grad, output, axis=-1, temperature=1.0):
+    """J^T g of log_softmax, from its output log p: (g - p sum(g)) / temperature."""
+    g, p = wide(grad), np.exp(wide(output))
+    return (g - p * g.sum(axis=axes_of(p.ndim, axis), keepdims=True)) / WIDE(temperature)
+
+
+def log_softmax_jvp(tangent, output, axis=-1, temperature=1.0):
+    """J v of log_softmax, from its output log p: (v - sum(p v)) / temperature."""
+    v, p = wide(tangent), np.exp(wide(output))
+    return (v - (p * v).sum(axis=axes_of(p.ndim, axis), keepdims=True)) / WIDE(temperature)
+
+
+def softmax_jacobian(output, axis=-1):
+    """diag(p) - p p^T, the axis replaced by two trailing ones."""
+    p = np.moveaxis(wide(output), axis, -1)
+    return p[..., :, None] * np.eye(p.shape[-1]) - p[..., :, None] * p[..., None, :]
+
+
+def target_weights(classes, target, axis=-1, weight=None, ignore_index=-100, label_smoothing=0.0):
+    """What cross-entropy multiplies each -log p by, class axis last, and what "mean" divides by."""
+    weight = np.ones(classes, WIDE) if weight is None else wide(weight)
+    target, smooth = np.asarray(target), WIDE(label_smoothing)
+    if target.dtype.kind in "iu":
+        counted = target != ignore_index
+        one_hot = (target[..., None] == np.arange(classes)) & counted[..., None]
+        shared = counted[..., None] * (smooth / classes)
+        return weight * (one_hot * (1 - smooth) + shared), (weight * one_hot).sum()
+    given = np.moveaxis(wide(target), axis, -1)
+    return weight * (given * (1 - smooth) + smooth / classes), WIDE(given[..., 0].size)
+
+
+@np.errstate(all="ignore")
+def cross_entropy(logits, target, axis=-1, *, reduction="mean", grad_output=None, **options):
+    """Loss and its gradient by the logits, as PyTorch defines every option, each followed by its `scale`.
+
+    Each row's loss is -sum_c a_c log p_c, so that its gradient is p sum(a) - a; the options only choose `a`.
+    The scales, for `ulp_error`, are the sizes of the terms that are rounded before they are added up.
+    """
+    log_p = np.moveaxis(log_softmax(logits, axis), axis, -1)
+    a, divisor = target_weights(log_p.shape[-1], target, axis, **options)
+    total = a.sum(axis=-1, keepdims=True)
+    loss = np.where(a == 0, 0, -a * log_p).sum(axis=-1)
+    loss_scale = loss + total[..., 0]
+    upstream = WIDE(1) if grad_output is None else wide(grad_output)[..., None]
+    if reduction != "none":
+        loss, loss_scale = loss.sum(), loss_scale.sum()
+    if reduction == "mean":
+        loss, loss_scale, upstream = loss / divisor, loss_scale / divisor, upstream / divisor
+    grad = np.where(total == 0, 0, (np.exp(log_p) * total - a) * upstream)
+    grad_scale = np.where(total == 0, 0, (np.exp(log_p) * total + a) * np.abs(upstream))
+    return loss, loss_scale, np.moveaxis(grad, -1, axis), np.moveaxis(grad_scale, -1, axis)
+
+
+def ulp(value, dtype):
+    """Distance between neighbours of `dtype` around `value`; below the normal range, of subnormals."""
+    info = ml_dtypes.finfo(dtype)
+    size = np.maximum(np.abs(wide(value)), np.ldexp(WIDE(1), int(info.minexp)))
+    return np.ldexp(WIDE(1), np.frexp(size)[1] - 1 - int(info.nmant))
+
+
+@np.errstate(all="ignore")
+def ulp_error(got, want, scale=None):
+    """Error of `got` against the wide `want`, in ulps of got's dtype around `want`, or `scale` if given.
+
+    Where a formula cancels, `scale` is the size of the terms that cancel. Equal infinities and NaN for NaN
+    count as 0, any other mix with NaN or a wrong infinity as inf. An overflow is measured from the power of
+    two past the largest number, so that infinity is right where it is the correct rounding.
+    """
+    got, want = np.asarray(got), wide(want)
+    value, dtype = wide(got), got.dtype
+    beyond = np.ldexp(WIDE(1), int(ml_dtypes.finfo(dtype).maxexp))
+    overflow = np.isinf(value) & np.isfinite(want)
+    value = np.where(overflow, np.copysign(beyond, value), value)
+    size = np.minimum(np.abs(want if scale is None else wide(scale)), beyond / 2)
+    error = np.abs(value - want) / ulp(size, dtype)
+    same = (value == want) | (np.isnan(value) & np.isnan(want)) | (overflow & (np.abs(want) >= beyond))
+    error = np.where(same, 0, error)
+    return np.where(np.isnan(error), np.inf, error).astype(np.float64)
+
+
+def max_ulp(got, want, scale=None):
+    """Largest `ulp_error`; 0 for empty arrays. The shapes have to agree exactly."""
+    assert np.shape(got) == np.shape(want), f"shape {np.shape(got)}, wanted {np.shape(want)}"
+    return float(ulp_error(got, want, scale).max(initial=0.0))
+
+
+def numpy_formula(x, axis=-1):
+    """Softmax as NumPy's users write it, in the type of `x`."""
+    powers = np.exp(x - x.max(axis=axis, keepdims=True))
+    return powers / powers.sum(axis=axis, keepdims=True)

@@ -1,0 +1,154 @@
+"""The bits of a row depend on its values, length, type and ISA level, and on nothing around the row."""
+
+import numpy as np
+import oracle
+import pytest
+from arrays import FLOATS, SOFTMAX_ULP
+
+import csoftmax
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+WIDTHS = [*range(1, 131), 1000, 1023, 1024, 1025, 4097]
+LONG_WIDTHS = [70000, 300001]
+THREADS = [1, 2, 3]
+
+
+def backward(grad, axis=-1, out=None):
+    """softmax_backward with an output that belongs to the gradient: the one sorts the other's values."""
+    output = np.abs(grad) / np.asarray(64, grad.dtype)
+    return csoftmax.softmax_backward(grad, output, axis, out=out)
+
+
+def log_backward(grad, axis=-1, out=None):
+    """log_softmax_backward with an output that belongs to the gradient."""
+    return csoftmax.log_softmax_backward(grad, -np.abs(grad), axis, out=out)
+
+
+def masked(x, axis=-1, out=None):
+    """softmax of the elements above -1."""
+    return csoftmax.softmax(x, axis, where=x > -1, out=out)
+
+
+FUNCTIONS = {
+    "softmax": csoftmax.softmax,
+    "softmax where": masked,
+    "softmax_backward": backward,
+    "log_softmax": csoftmax.log_softmax,
+    "log_softmax_backward": log_backward,
+    "logsumexp": csoftmax.logsumexp,
+}
+EVERY_FUNCTION = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+def same_bits(got, want):
+    got = np.broadcast_to(np.asarray(got), np.broadcast_shapes(np.shape(got), np.shape(want)))
+    return got.tobytes() == np.broadcast_to(want, got.shape).tobytes()
+
+
+def surroundings(rng, row, batch):
+    """The row alone and in company: name, array, axis, and where its result stands."""
+    width = row.size
+    others = (rng.standard_normal((batch, width)) * 3).astype(row.dtype)
+    others[batch // 2] *= 30
+
+    yield "alone", row, -1, ...
+    for position in {0, 1, batch // 2, batch - 1} & set(range(batch)):
+        rows = others.copy()
+        rows[position] = row
+        yield f"row {position} of {batch}", rows, -1, position
+        yield f"column {position} of {batch}", rows.T.copy(), 0, (slice(None), position)
+        yield f"column {position} of {batch}, strided", rows.T, 0, (slice(None), position)
+        yield f"reversed row {position} of {batch}", rows[::-1], -1, batch - 1 - position
+        stack = np.stack([others, rows], axis=0)
+        yield (
+            f"(N, C, d) at {position} of {batch}",
+            stack.transpose(0, 2, 1).copy(),
+            1,
+            (1, slice(None), position),
+        )
+
+    for offset in (1, 3, 7, 13):
+        memory = np.full(width + offset, np.nan, row.dtype)
+        memory[offset:] = row
+        yield f"at an offset of {offset}", memory[offset:], -1, ...
+    yield "every second element", np.repeat(row, 2)[::2], -1, ...
+    yield "from the end", row[::-1].copy()[::-1], -1, ...
+    misaligned = np.empty(row.nbytes + 1, np.uint8)[1:].view(row.dtype)
+    misaligned[...] = row
+    yield "misaligned", misaligned, -1, ...
+    yield "over all axes", row.reshape(1, width, 1), None, (0, slice(None), 0)
+
+
+def check_row(function, rng, row, batch):
+    with csoftmax.threads(1):
+        want = np.array(function(row))
+    for name, x, axis, place in surroundings(rng, row, batch):
+        assert same_bits(np.asarray(function(x, axis))[place], want), (row.size, name)
+        out = np.zeros_like(x)
+        function(x, axis, out=out)
+        assert same_bits(out[place], want), (row.size, name, "out=")
+
+
+@EVERY_FUNCTION
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_row_has_the_same_bits_wherever_it_stands(dtype, function, rng):
+    for width in WIDTHS:
+        row = (rng.standard_normal(width) * 3).astype(dtype)
+        check_row(function, rng, row, batch=int(rng.integers(2, 40)))
+
+
+@EVERY_FUNCTION
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_long_row_has_the_same_bits_wherever_it_stands(dtype, threads, function, rng):
+    for width in LONG_WIDTHS:
+        row = (rng.standard_normal(width) * 3).astype(dtype)
+        with csoftmax.threads(threads):
+            check_row(function, rng, row, batch=2)
+
+
+@EVERY_FUNCTION
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_any_number_of_threads_gives_the_same_bits(dtype, function, rng):
+    for shape, axis in (
+        ((1000, 130), -1),
+        ((1000, 130), 0),
+        ((70001, 3), -1),
+        ((3, 50001), -1),
+        ((3, 50001), 0),
+        ((300001,), -1),
+        ((300001, 2), 0),
+        ((4, 21, 40, 40), 1),
+        ((40, 50, 70), (0, 2)),
+        ((40, 50, 70), None),
+    ):
+        x = (rng.standard_normal(shape) * 3).astype(dtype)
+        results = []
+        for count in (*THREADS, 5):
+            with csoftmax.threads(count):
+                results += [
+                    function(x, axis),
+                    function(x, axis, out=np.zeros_like(x)),
+                    function(x, axis, out=x.copy()),
+                ]
+        assert all(same_bits(result, results[0]) for result in results[1:]), (shape, axis)
+
+
+@EVERY_FUNCTION
+def test_equal_rows_have_equal_bits_in_a_batch_of_any_size(function, rng):
+    for dtype in FLOATS:
+        for width in (1, 2, 3, 7, 10, 16, 31, 32, 33, 64, 65):
+            row = rng.standard_normal(width).astype(dtype)
+            want = function(row)
+            for batch in range(1, 66):
+                assert same_bits(function(np.tile(row, (batch, 1))), want), (width, batch)
+
+
+def test_rows_are_what_the_oracle_says_in_company_too(rng):
+    """Guards the tests above against a library that is wrong in the same way everywhere."""
+    for width in (3, 100, 4097):
+        row = (np.round(rng.standard_normal(width) * 64) / 64).astype("float32")
+        for name, x, axis, place in surroundings(rng, row, batch=5):
+            got = np.asarray(csoftmax.softmax(x, axis))[place]
+            assert oracle.max_ulp(got, oracle.softmax(row)) <= SOFTMAX_ULP["float32"], (width, name)

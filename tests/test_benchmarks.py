@@ -1,0 +1,132 @@
+"""The benchmark: contenders compute what they are timed for, take turns, and are reported as they were."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import measure  # noqa: E402
+import report  # noqa: E402
+from cases import Cell, Problem  # noqa: E402
+from contenders import NumPy, WrongAnswerError, check  # noqa: E402
+
+
+def check_contender(name):
+    """In a process of its own, because the peers' threads would outlive the test."""
+    command = [sys.executable, BENCHMARKS / "contenders.py", name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}: " in done.stdout
+    assert f"{name}: 0 cells" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["csoftmax", "NumPy", "SciPy"])
+def test_contender_gives_right_answers(name):
+    check_contender(name)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["PyTorch", "ONNX Runtime", "JAX", "OpenVINO", "Numba"])
+def test_peer_gives_right_answers(name):
+    check_contender(name)
+
+
+@pytest.mark.parametrize(
+    "operation", ["softmax", "log_softmax", "logsumexp", "softmax_backward", "cross_entropy"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_wrong_answer_is_refused(operation, dtype):
+    problem = Problem(Cell(operation, (20, 30), -1, dtype))
+    numpy = NumPy(threads=1)
+    run = numpy.prepare(problem)
+    check(numpy, problem, run)
+    with pytest.raises(WrongAnswerError, match=f"NumPy: {operation} .* is wrong by"):
+        check(numpy, problem, lambda: run() * problem.dtype.type(1.5))
+
+
+def test_result_left_over_from_another_contender_is_refused():
+    problem = Problem(Cell("softmax", (20, 30), out=True))
+    numpy = NumPy(threads=1)
+    numpy.prepare(problem)()
+    with pytest.raises(WrongAnswerError):
+        check(numpy, problem, lambda: problem.out)
+
+
+def test_contenders_take_turns():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = measure.interleave(runs, threads=1, rounds=4, block=0, budget=1e9, dropout=1e9)
+    warm_up_and_timed = [name for name in "abc" for _ in range(2)]
+    assert order == list("abc") + warm_up_and_timed * 4
+    assert {name: len(rounds) for name, rounds in times.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def figure(threads, shape, contender, median, suite="cells", operation="softmax", dtype="float32"):
+    cell = {"operation": operation, "shape": shape, "axis": -1, "dtype": dtype, "out": True}
+    info = {"contender": contender, "suite": suite, "isa": "avx2", "threads": threads, "ulp": 1.5}
+    return {"extra_info": cell | info, "stats": {"median": median}}
+
+
+def write_json(path, threads):
+    """csoftmax twice as fast as the best peer on one shape and half as fast on another."""
+    benchmarks = [
+        figure(threads, [1000, 1000], "csoftmax", 1e-3),
+        figure(threads, [1000, 1000], "PyTorch", 2e-3),
+        figure(threads, [1000, 1000], "NumPy", 4e-3),
+        figure(threads, [20, 50], "csoftmax", 2e-6),
+        figure(threads, [20, 50], "PyTorch", 1e-6),
+        figure(threads, [20, 50], "NumPy", 4e-6),
+    ]
+    for rows in 10, 1000:
+        for name, median in ("csoftmax", 1e-6), ("PyTorch", 3e-6):
+            benchmarks.append(figure(threads, [rows, 1000], name, median * rows / threads, "batches"))
+            benchmarks.append(figure(threads, [1, rows], name, median * rows, "row_lengths"))
+        for name in "copy", "streaming copy":
+            benchmarks.append(figure(threads, [rows, 1000], name, 5e-7 * rows, "batches", "copy"))
+    machine = {
+        "cpu": {"brand_raw": "Imaginary 9000", "count": 2},
+        "caches": {"L1 data": "32K"},
+        "memory": 2**34,
+        "system": "Linux",
+        "release": "6.1",
+        "libc": "glibc 2.36",
+        "python_version": "3.11.7",
+        "versions": {"csoftmax": "0.1", "NumPy": "2.0", "PyTorch": "2.1"},
+    }
+    path.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks}))
+    return path
+
+
+@pytest.fixture
+def written(tmp_path):
+    report.write([write_json(tmp_path / f"{threads}.json", threads) for threads in (1, 2)], tmp_path)
+    return tmp_path
+
+
+def test_report_states_gains_losses_and_the_machine(written):
+    text = (written / "benchmarks.md").read_text()
+    assert "Imaginary 9000" in text
+    assert "| all cells | 4 | 2 | 1.00 | 0.50 | 2.00 | 2.83 |" in text
+    assert "| (1000, 1000) axis -1, float32, `out=` | 2.00 | 1.000 | 2.000 | 4.000 |" in text
+    assert "| (20, 50) axis -1, float32, `out=` | **0.50** | 2.000 | 1.000 | 4.000 |" in text
+    assert "| `softmax` (20, 50) axis -1, float32, `out=` | 2 | **0.50** | PyTorch |" in text
+
+
+def test_report_compares_with_the_streaming_copy(written):
+    text = (written / "benchmarks.md").read_text()
+    assert "| (1000, 1000) axis -1, float32, `out=` | 1 | 8.00 | 16.00 | 16.00 | 50% |" in text
+    assert "| (1000, 1000) axis -1, float32, `out=` | 2 | 16.00 | 16.00 | 16.00 | 100% |" in text
+
+
+def test_report_shows_its_plots_and_they_are_small(written):
+    text = (written / "benchmarks.md").read_text()
+    images = sorted((written / "images").iterdir())
+    names = ["batch_size.svg", "roofline.svg", "row_length_float32.svg", "threads.svg"]
+    assert [image.name for image in images] == names
+    assert all(f"](images/{name})" in text for name in names)
+    assert all(1000 < image.stat().st_size < 200_000 for image in images)

@@ -1,0 +1,310 @@
+"""The command line, run as a user runs it: in a process of its own."""
+
+import json
+import math
+import os
+import pty
+import re
+import statistics
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import csoftmax
+from csoftmax import _bench
+from csoftmax.__main__ import _save
+
+MODULE = [sys.executable, "-m", "csoftmax"]
+SCRIPT = [str(Path(sysconfig.get_path("scripts"), "csoftmax"))]
+CASES = {
+    "10 classes": ([10_000, 10], -1),
+    "ImageNet head": ([1000, 1000], -1),
+    "attention block": ([8, 12, 256, 256], -1),
+    "vocabulary": ([32, 50_257], -1),
+    "long row": ([1, 4_194_304], -1),
+    "columns": ([1000, 1000], 0),
+    "segmentation map": ([4, 21, 256, 256], 1),
+    "one small call": ([10], -1),
+}
+TINY = ["bench", "--seconds", "0.001"]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "NO_COLOR")}
+ENVIRONMENT |= {"TERM": "xterm", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+
+
+def run(*args, command=MODULE):
+    command = [*command, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=ENVIRONMENT)
+
+
+def run_after(preparation, *args):
+    """Run the command line in a process in which `preparation` went first."""
+    code = (
+        f"import sys\n{preparation}\nfrom csoftmax.__main__ import main\nsys.exit(main({[*map(str, args)]}))"
+    )
+    return run("-c", code, command=[sys.executable])
+
+
+@pytest.mark.parametrize("command", [MODULE, SCRIPT], ids=["python -m", "script"])
+def test_version(command):
+    done = run("--version", command=command)
+    assert (done.returncode, done.stdout) == (0, f"csoftmax {csoftmax.runtime_info()['version']}\n")
+
+
+def test_info_prints_the_run_time_information(capsys):
+    csoftmax.show_runtime()
+    shown = capsys.readouterr().out
+    assert csoftmax.get_isa() in shown
+    done = run("info")
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
+
+
+def test_info_json_is_runtime_info():
+    done = run("info", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == csoftmax.runtime_info()
+
+
+@dataclass
+class Run:
+    """What a short benchmark printed and wrote."""
+
+    dtype: str
+    threads: int
+    cases: list[str]
+    stdout: str
+    stderr: str
+    figures: dict
+    plot: np.ndarray | None = None
+
+    def by_cell(self, value):
+        keys = "operation", "case", "contender"
+        return {tuple(result[key] for key in keys): result[value] for result in self.figures["results"]}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Run every case, standard error being a terminal."""
+    folder = tmp_path_factory.mktemp("whole")
+    json_file, plot_file, output = folder / "bench.json", folder / "bench.png", folder / "stdout"
+    terminal, terminal_end = pty.openpty()
+    with output.open("wb") as stdout:
+        process = subprocess.Popen(
+            [*MODULE, *TINY, "--json", json_file, "--plot", plot_file],
+            stdout=stdout,
+            stderr=terminal_end,
+            env=ENVIRONMENT,
+        )
+    os.close(terminal_end)
+    shown = b""
+    try:
+        while block := os.read(terminal, 4096):
+            shown += block
+    except OSError:  # Linux's end of file on a terminal
+        os.close(terminal)
+    assert process.wait() == 0, shown.decode()
+    assert sorted(folder.iterdir()) == [json_file, plot_file, output]
+    figures = json.loads(json_file.read_text())
+    return Run(
+        "float32", 1, list(CASES), output.read_text("utf-8"), shown.decode(), figures, imread(plot_file)
+    )
+
+
+@pytest.fixture(scope="module")
+def reduced_run(tmp_path_factory):
+    """Run the first and the last case with other options, standard error not being a terminal."""
+    json_file = tmp_path_factory.mktemp("reduced") / "bench.json"
+    preparation = "from csoftmax import _bench; _bench.CASES = _bench.CASES[::7]"
+    done = run_after(preparation, *TINY, "--dtype", "float64", "--threads", 2, "--json", json_file)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(json_file.read_text())
+    return Run("float64", 2, list(CASES)[::7], done.stdout, done.stderr, figures)
+
+
+@pytest.fixture(params=["whole_run", "reduced_run"])
+def bench_run(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_bench_measures_every_case_at_every_level(bench_run):
+    isa = csoftmax.runtime_info()["isa"]
+    levels = [level for level in isa["built"] if level in isa["supported"]]
+    assert csoftmax.get_isa() in levels
+    cells = [
+        (operation, case, contender)
+        for case in bench_run.cases
+        for operation in ("forward", "backward")
+        for contender in ("NumPy", *levels)
+    ]
+    assert list(bench_run.by_cell("times")) == cells
+    assert all(len(times) >= 3 and min(times) > 0 for times in bench_run.by_cell("times").values())
+    for result in bench_run.figures["results"]:
+        assert (result["shape"], result["axis"]) == CASES[result["case"]]
+
+
+def test_bench_derives_its_ratios_from_the_times(bench_run):
+    seconds = {cell: statistics.median(times) for cell, times in bench_run.by_cell("times").items()}
+    ratios = {cell: seconds[*cell[:2], "NumPy"] / seconds[cell] for cell in seconds}
+    assert bench_run.by_cell("seconds") == seconds
+    assert bench_run.by_cell("ratio") == pytest.approx(ratios)
+    for level, means in bench_run.figures["geometric_means"].items():
+        assert list(means) == ["forward", "backward", "all"]
+        for operation, mean in means.items():
+            logs = [
+                math.log(ratio)
+                for cell, ratio in ratios.items()
+                if cell[2] == level and operation in (cell[0], "all")
+            ]
+            assert len(logs) == len(bench_run.cases) * (2 if operation == "all" else 1)
+            assert mean == pytest.approx(math.exp(sum(logs) / len(logs)))
+
+
+def test_bench_states_the_error_of_every_contender(bench_run):
+    for cell, ulps in bench_run.by_cell("ulps").items():
+        assert 0.1 < ulps < 100, cell
+
+
+def test_bench_json_states_the_settings(bench_run):
+    figures = bench_run.figures
+    assert (figures["dtype"], figures["threads"]) == (bench_run.dtype, bench_run.threads)
+    assert figures["runtime"].keys() == csoftmax.runtime_info().keys()
+    assert figures["reference_bits"] == np.finfo(np.longdouble).nmant + 1
+
+
+def test_bench_prints_the_tables(bench_run):
+    assert "\x1b" not in bench_run.stdout
+    assert max(map(len, bench_run.stdout.splitlines())) <= 80
+    _, forward, backward = re.split("softmax (?:forward|backward), ", bench_run.stdout)
+    for table in forward, backward:
+        assert table.splitlines()[0].strip() == (
+            "float32, 1 thread" if bench_run.dtype == "float32" else "float64, 2 threads"
+        )
+        assert [case for case in CASES if case in table] == bench_run.cases
+    for level, means in bench_run.figures["geometric_means"].items():
+        assert f"at {level}: {means['all']:.{2 if means['all'] < 9.995 else 1}f}x" in backward
+
+
+def test_bench_shows_its_progress_on_a_terminal_only(whole_run, reduced_run):
+    assert "segmentation map, backward" in whole_run.stderr
+    assert reduced_run.stderr == ""
+
+
+def test_bench_draws_the_ratios(whole_run):
+    image = whole_run.plot[..., :3]
+    height, width, _ = image.shape
+    assert width > height > 500
+    assert np.all(image[0] == 1), "the margin is white"
+    first_level = np.array([0xA6, 0xC8, 0xE4]) / 255
+    for panel in image[:, : width // 2], image[:, width // 2 :]:
+        assert np.isclose(panel, first_level, atol=1e-3).all(axis=-1).any(), "it has bars"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "y * np.asarray(1.001, y.dtype)",
+        "y * np.asarray(np.nan, y.dtype)",
+        "y.astype(np.float16)",
+        "y[..., :-1]",
+        "np.where(np.arange(y.size).reshape(y.shape) == y.size - 1, 0, y)",
+    ],
+    ids=["imprecise", "NaN", "dtype", "shape", "last element"],
+)
+def test_bench_fails_when_an_answer_is_wrong(tmp_path, change):
+    json_file = tmp_path / "bench.json"
+    json_file.write_text("as it was")
+    wrong = f"""
+import numpy as np, csoftmax
+right = csoftmax.softmax
+def wrong(x, axis):
+    y = right(x, axis)
+    return {change} if y.shape == (1000, 1000) else y
+csoftmax.softmax = wrong"""
+    done = run_after(wrong, *TINY, "--json", json_file)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"csoftmax: wrong answer: forward at {csoftmax.runtime_info()['isa']['built'][0]}"
+    )
+    assert "1000x1000" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [json_file] == list(tmp_path.iterdir())
+    assert json_file.read_text() == "as it was"
+
+
+@pytest.mark.parametrize(("missing", "args"), [("rich", []), ("matplotlib", ["--plot", "plot.png"])])
+def test_bench_says_what_to_install(missing, args):
+    done = run_after(f"sys.modules[{missing!r}] = None", *TINY, *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"csoftmax bench needs {missing}: pip install 'csoftmax[bench]'\n"
+
+
+def test_info_and_import_need_neither_rich_nor_matplotlib():
+    done = run_after("sys.modules['rich'] = sys.modules['matplotlib'] = None", "info")
+    assert (done.returncode, done.stderr) == (0, "")
+    code = "import sys, csoftmax, csoftmax.__main__; print({'rich', 'matplotlib'} & sys.modules.keys())"
+    assert run("-c", code, command=[sys.executable]).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("target", ["missing/bench.png", "folder.png", os.devnull])
+def test_bench_refuses_a_file_it_cannot_write_before_the_work(tmp_path, option, target):
+    (tmp_path / "folder.png").mkdir()
+    path = tmp_path / target
+    if option == "--plot" and target == os.devnull:
+        path = tmp_path / "null.png"
+        path.symlink_to(os.devnull)
+    done = run_after("import csoftmax; csoftmax.softmax = None", "bench", option, path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"csoftmax: cannot write {path}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_bench_replaces_what_a_symbolic_link_names(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    _save(link, b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert sorted(tmp_path.iterdir()) == [link, target]
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "fly"),
+        (["info", "--wrong"], "--wrong"),
+        (["bench", "--dtype", "float16"], "--dtype"),
+        (["bench", "--threads", "0"], "--threads: invalid thread count"),
+        (["bench", "--threads", "two"], "--threads: invalid thread count"),
+        (["bench", "--seconds", "nan"], "--seconds: invalid number of seconds"),
+        (["bench", "--seconds", "-1"], "--seconds: invalid number of seconds"),
+        (["bench", "--plot", "plot.txt"], "--plot: 'plot.txt' does not end in .png"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_exits_with_2(args, named):
+    done = run(*args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert named in done.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_error_counts_in_units_of_the_last_place(dtype):
+    want = np.array([1.0, 1.5, 0.25, 0.0, np.finfo(dtype).smallest_subnormal], dtype)
+    unit = _bench.ulp(want, dtype)
+    exponents = np.array([0, 0, -2], dtype)
+    np.testing.assert_array_equal(unit[:3], np.finfo(dtype).eps * 2**exponents)
+    np.testing.assert_array_equal(unit[3:], np.finfo(dtype).smallest_subnormal)
+    for i in range(want.size):
+        got = want.copy()
+        got[i] += 3 * unit[i]
+        assert _bench.largest_error(got, want, unit) == 3
+        got[i] = np.nan
+        assert math.isnan(_bench.largest_error(got, want, unit))

@@ -1,0 +1,245 @@
+"""cross_entropy and cross_entropy_with_grad: the product of their options against the oracle; their edges."""
+
+import itertools
+
+import numpy as np
+import oracle
+import pytest
+from arrays import FLOATS, LAYOUTS, MAX_ULP, exact_differences
+
+import csoftmax
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+REDUCTIONS = ["none", "sum", "mean"]
+PROBLEMS = [
+    ((7, 5), -1),
+    ((5, 7), 0),
+    ((4, 3, 6), 1),
+    ((3, 4, 5, 2), 1),
+    ((6,), 0),
+    ((33, 17), 1),
+    ((3, 1030), 1),
+]
+
+
+def loss_type(dtype):
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def rows_shape(shape, axis):
+    return tuple(np.delete(shape, axis))
+
+
+def index_target(rng, shape, axis, ignored=None):
+    """Random classes, every third of them `ignored` unless that is None."""
+    target = np.asarray(rng.integers(0, shape[axis], rows_shape(shape, axis)))
+    if ignored is not None:
+        target[rng.random(target.shape) < 1 / 3] = ignored
+    return target
+
+
+def probability_target(rng, shape, axis, dtype):
+    return oracle.softmax(rng.standard_normal(shape) * 2, axis).astype(dtype)
+
+
+def check(logits, target, axis=-1, *, grad_output=None, **options):
+    """Loss, loss of the pair and gradient are right, and in place nothing changes."""
+    x = np.array(logits, dtype=logits.dtype.name)
+    loss, loss_scale, grad, grad_scale = oracle.cross_entropy(
+        x, target, axis, grad_output=grad_output, **options
+    )
+    alone = csoftmax.cross_entropy(logits, target, axis, **options)
+    paired, gradient = csoftmax.cross_entropy_with_grad(
+        logits, target, axis, grad_output=grad_output, **options
+    )
+    case = (x.shape, axis, x.dtype, options)
+    for got in (alone, paired):
+        assert np.asarray(got).dtype == loss_type(x.dtype), case
+        assert oracle.max_ulp(got, loss, loss_scale) <= MAX_ULP["float32"], case
+    if options.get("reduction") != "none":
+        assert isinstance(alone, np.floating), case
+        assert isinstance(paired, np.floating), case
+    assert gradient.dtype == x.dtype, case
+    assert oracle.max_ulp(gradient, grad, grad_scale) <= MAX_ULP[x.dtype.name], case
+    _, in_place = csoftmax.cross_entropy_with_grad(x, target, axis, grad_output=grad_output, out=x, **options)
+    assert in_place is x
+    assert np.array_equal(x, gradient), case
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_index_targets_with_every_option(dtype, reduction, rng):
+    for (shape, axis), smoothing, weighted, ignored, given in itertools.product(
+        PROBLEMS, (0.0, 0.1, 1.0), (False, True), (None, -100, 2, 255), (False, True)
+    ):
+        upstream = rows_shape(shape, axis) if reduction == "none" else ()
+        check(
+            exact_differences(rng, shape, dtype),
+            index_target(rng, shape, axis, ignored),
+            axis,
+            reduction=reduction,
+            label_smoothing=smoothing,
+            weight=rng.uniform(0.5, 2, shape[axis]).astype(loss_type(dtype)) if weighted else None,
+            ignore_index=-100 if ignored is None else ignored,
+            grad_output=rng.standard_normal(upstream).astype(loss_type(dtype)) if given else None,
+        )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_probability_targets_with_every_option(dtype, reduction, rng):
+    for (shape, axis), smoothing, weighted, given in itertools.product(
+        PROBLEMS, (0.0, 0.1, 1.0), (False, True), (False, True)
+    ):
+        upstream = rows_shape(shape, axis) if reduction == "none" else ()
+        check(
+            exact_differences(rng, shape, dtype),
+            probability_target(rng, shape, axis, dtype),
+            axis,
+            reduction=reduction,
+            label_smoothing=smoothing,
+            weight=rng.uniform(0.5, 2, shape[axis]).astype(loss_type(dtype)) if weighted else None,
+            grad_output=rng.standard_normal(upstream).astype(loss_type(dtype)) if given else None,
+        )
+
+
+@pytest.mark.parametrize("integer", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u2"])
+def test_any_integer_type_of_target(integer, rng):
+    target = index_target(rng, (50, 100), -1)
+    logits = rng.standard_normal((50, 100))
+    want = csoftmax.cross_entropy_with_grad(logits, target)
+    got = csoftmax.cross_entropy_with_grad(logits, target.astype(integer))
+    assert got[0] == want[0]
+    assert np.array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_and_targets_of_every_layout(layout, rng):
+    make = LAYOUTS[layout]
+    for axis in (0, 1, 2, -1):
+        logits = make(exact_differences(rng, (4, 5, 6), "float64"))
+        check(logits, index_target(rng, (4, 5, 6), axis)[::-1, ::-1], axis)
+        check(logits, make(probability_target(rng, (4, 5, 6), axis, "float64")), axis, reduction="sum")
+
+
+def test_array_likes_are_converted():
+    want = csoftmax.cross_entropy(np.array([[1.0, 2.0], [3.0, 5.0]]), np.array([0, 1]))
+    assert csoftmax.cross_entropy([[1, 2], [3, 5]], [0, 1]) == want
+    assert csoftmax.cross_entropy([[1, 2], [3, 5]], [[1.0, 0.0], [0.0, 1.0]]) == pytest.approx(want)
+    assert csoftmax.cross_entropy([1.0, 2.0], 0) == pytest.approx(np.log1p(np.e))
+    weighted = csoftmax.cross_entropy([[1, 2], [3, 5]], [0, 1], weight=[1, 1])
+    assert weighted == want
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_target_ignored(dtype, rng):
+    logits = exact_differences(rng, (6, 5), dtype)
+    target = np.full(6, -100)
+    for reduction, want in (("mean", np.nan), ("sum", 0.0), ("none", np.zeros(6))):
+        for smoothing in (0.0, 0.1):
+            options = {"reduction": reduction, "label_smoothing": smoothing}
+            loss, grad = csoftmax.cross_entropy_with_grad(logits, target, **options)
+            assert np.array_equal(loss, want, equal_nan=True)
+            assert np.array_equal(csoftmax.cross_entropy(logits, target, **options), want, equal_nan=True)
+            assert not grad.any()
+            assert grad.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_empty_batch(dtype, probabilities):
+    logits = np.empty((0, 5), dtype)
+    target = np.empty((0, 5), dtype) if probabilities else np.empty(0, int)
+    for reduction, want in (("mean", np.nan), ("sum", 0.0), ("none", np.empty(0))):
+        loss, grad = csoftmax.cross_entropy_with_grad(logits, target, reduction=reduction)
+        assert np.array_equal(loss, want, equal_nan=True)
+        assert loss.dtype == loss_type(np.dtype(dtype))
+        assert (grad.shape, grad.dtype) == ((0, 5), dtype)
+
+
+def test_integer_logits_give_a_float64_loss_and_gradient(rng):
+    logits = rng.integers(0, 256, (9, 4)).astype("uint8")
+    target = index_target(rng, (9, 4), -1)
+    loss, grad = csoftmax.cross_entropy_with_grad(logits, target)
+    want = csoftmax.cross_entropy_with_grad(logits.astype(float), target)
+    assert (loss.dtype, grad.dtype) == (np.float64, np.float64)
+    assert loss == want[0]
+    assert np.array_equal(grad, want[1])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gradient_agrees_with_central_differences(axis, rng):
+    shape, h = (3, 4, 5), 1e-5
+    logits = rng.standard_normal(shape)
+    for target in (index_target(rng, shape, axis, ignored=-100), probability_target(rng, shape, axis, float)):
+        for reduction in ("mean", "sum"):
+            options = {
+                "reduction": reduction,
+                "label_smoothing": 0.2,
+                "weight": rng.uniform(0.5, 2, shape[axis]),
+            }
+            _, grad = csoftmax.cross_entropy_with_grad(logits, target, axis, **options)
+            numeric = np.empty(shape)
+            for i in np.ndindex(shape):
+                losses = []
+                for step in (h, -h):
+                    moved = logits.copy()
+                    moved[i] += step
+                    losses.append(csoftmax.cross_entropy(moved, target, axis, **options))
+                numeric[i] = (losses[0] - losses[1]) / (2 * h)
+            assert np.allclose(grad, numeric, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extreme_logits(dtype):
+    top = float(np.finfo(dtype).max)
+    for size in (1e4, 1e30, top / 4):
+        logits = np.array([[size, -size], [-size, -size], [size, size]], dtype)
+        loss, grad = csoftmax.cross_entropy_with_grad(logits, [1, 0, 1], reduction="none")
+        want, scale, grad_want, grad_scale = oracle.cross_entropy(logits, [1, 0, 1], reduction="none")
+        assert oracle.max_ulp(loss, want, scale) <= 4
+        assert oracle.max_ulp(grad, grad_want, grad_scale) <= 4
+    logits = np.array([[0, -np.inf, 1], [0, -np.inf, 1]], dtype)
+    loss, grad = csoftmax.cross_entropy_with_grad(logits, [0, 1], reduction="none")
+    assert loss[0] == pytest.approx(np.log1p(np.e))
+    assert loss[1] == np.inf
+    assert np.array_equal(grad[:, 1], np.array([0, -1], dtype))
+
+
+def test_row_has_the_same_bits_wherever_it_stands(rng):
+    for dtype in FLOATS:
+        for width in (2, 3, 10, 16, 33, 130, 1025):
+            rows = exact_differences(rng, (37, width), dtype)
+            target = index_target(rng, rows.shape, -1)
+            options = {"reduction": "none", "label_smoothing": 0.1}
+            loss, grad = csoftmax.cross_entropy_with_grad(rows, target, **options)
+            down, grad_down = csoftmax.cross_entropy_with_grad(rows.T.copy(), target, 0, **options)
+            assert np.array_equal(loss, down), (dtype, width)
+            assert np.array_equal(grad, grad_down.T), (dtype, width)
+            assert np.array_equal(csoftmax.cross_entropy(rows, target, **options), loss), (dtype, width)
+            for i in (0, 1, 18, 36):
+                alone = csoftmax.cross_entropy_with_grad(rows[i], target[i], **options)
+                assert alone[0] == loss[i], (dtype, width)
+                assert np.array_equal(alone[1], grad[i]), (dtype, width)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_any_number_of_threads_gives_the_same_bits(dtype, rng):
+    for shape, axis in (
+        ((3000, 50), 1),
+        ((100001, 3), 1),
+        ((50, 3000), 0),
+        ((4, 21, 40, 40), 1),
+        ((2, 70000), 1),
+    ):
+        logits = exact_differences(rng, shape, dtype)
+        target = index_target(rng, shape, axis, ignored=-100)
+        results = []
+        for count in (1, 2, 3):
+            with csoftmax.threads(count):
+                loss, grad = csoftmax.cross_entropy_with_grad(logits, target, axis)
+                results.append(
+                    (loss.tobytes(), csoftmax.cross_entropy(logits, target, axis).tobytes(), grad.tobytes())
+                )
+        assert len(set(results)) == 1, shape

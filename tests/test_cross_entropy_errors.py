@@ -1,0 +1,133 @@
+"""What cross_entropy refuses, with which words, and that nothing is written then."""
+
+import numpy as np
+import pytest
+
+import csoftmax
+
+LOGITS = np.linspace(-1, 1, 12).reshape(4, 3)
+TARGET = np.array([0, 1, 2, 0])
+
+
+def refused(error, match, *arguments, **options):
+    """Both functions raise `error` with a message of `match`; neither logits nor `out` change."""
+    logits = arguments[0]
+    before = np.array(logits)
+    out = np.full_like(before, 7, dtype=np.float64)
+    with pytest.raises(error, match=match):
+        csoftmax.cross_entropy(*arguments, **options)
+    with pytest.raises(error, match=match):
+        csoftmax.cross_entropy_with_grad(*arguments, out=out, **options)
+    assert (out == 7).all()
+    if before.dtype == np.float64:
+        with pytest.raises(error, match=match):
+            csoftmax.cross_entropy_with_grad(*arguments, out=logits, **options)
+    assert np.array_equal(logits, before)
+
+
+@pytest.mark.parametrize("bad", [3, -1, -99, 100, -(2**40), 2**40])
+def test_index_out_of_range_names_the_first_one_and_where_it_stands(bad):
+    target = TARGET.copy()
+    target[[1, 3]] = bad, bad - 1
+    refused(IndexError, rf"{bad}\D.*\(?1\b", LOGITS, target)
+
+
+def test_index_out_of_range_in_many_dimensions():
+    logits = np.zeros((2, 5, 4, 3))
+    target = np.zeros((2, 4, 3), int)
+    target[1, 2, 0] = 17
+    target[1, 3, 1] = 18
+    refused(IndexError, r"17\D.*\(1, 2, 0\)", logits, target, 1)
+    refused(IndexError, r"17\D.*\(0, 2, 1\)", logits.transpose(3, 1, 2, 0), target.T, 1)
+
+
+def test_index_out_of_range_far_into_a_large_batch():
+    logits = np.zeros((50000, 3))
+    target = np.zeros(50000, int)
+    target[40001] = 3
+    target[49999] = 5
+    for count in (1, 3):
+        with csoftmax.threads(count):
+            refused(IndexError, r"3\D.*40001", logits, target)
+
+
+def test_unsigned_index_that_wraps_is_still_out_of_range():
+    refused(IndexError, str(2**64 - 1), LOGITS, np.array([0, 2**64 - 1, 1, 2], "u8"))
+    refused(IndexError, str(2**64 - 100), LOGITS, np.array([0, 2**64 - 100, 1, 2], "u8"))
+    refused(IndexError, "156", LOGITS, np.array([0, 156, 1, 2], "u1"))
+
+
+def test_ignored_index_is_no_error_anywhere():
+    target = np.array([0, -100, 2, -100])
+    assert np.isfinite(csoftmax.cross_entropy(LOGITS, target))
+    target[1] = -7
+    refused(IndexError, "-7", LOGITS, target)
+    refused(IndexError, "-100", LOGITS, np.array([0, -100, 2, 1]), ignore_index=-7)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5,), (4, 1), (1, 4), (4, 3), (), (0,)], ids=str)
+def test_index_target_of_the_wrong_shape(shape):
+    refused(ValueError, r"\(4,\)", LOGITS, np.zeros(shape, int))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (4, 1), (1, 4, 3), ()], ids=str)
+def test_probability_target_of_the_wrong_shape(shape):
+    refused(ValueError, r"\(4, 3\)", LOGITS, np.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [complex, object, "U1", "M8[s]"], ids=str)
+def test_target_type_that_is_neither(dtype):
+    refused(TypeError, "target", LOGITS, np.zeros(4, dtype))
+
+
+@pytest.mark.parametrize("weight", [[1.0], [1.0, 2.0], [1.0] * 4, [[1.0, 2.0, 3.0]], 2.0], ids=str)
+def test_weight_of_the_wrong_shape(weight):
+    refused(ValueError, r"weight.*\(3,\)", LOGITS, TARGET, weight=weight)
+
+
+@pytest.mark.parametrize("reduction", ["average", "MEAN", "", None])
+def test_unknown_reduction(reduction):
+    refused(
+        ValueError, "mean.*sum.*none|none.*mean.*sum|mean.*none.*sum", LOGITS, TARGET, reduction=reduction
+    )
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1, np.nan, np.inf])
+def test_label_smoothing_out_of_range(smoothing):
+    refused(ValueError, "label_smoothing", LOGITS, TARGET, label_smoothing=smoothing)
+
+
+def test_axis_out_of_range():
+    refused(np.exceptions.AxisError, "dimension 2", LOGITS, TARGET, 2)
+    refused(np.exceptions.AxisError, "dimension 2", LOGITS, TARGET, -3)
+
+
+def test_scalar_logits_have_no_classes():
+    with pytest.raises(ValueError, match="dimension 0"):
+        csoftmax.cross_entropy(1.0, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, complex, object, "U9"], ids=str)
+def test_refused_types_of_logits(dtype):
+    refused(TypeError, str(np.dtype(dtype)), LOGITS.astype(dtype), TARGET)
+
+
+def test_grad_output_of_the_wrong_shape():
+    for reduction, shape in (("none", (3,)), ("none", (4, 1)), ("mean", (4,)), ("sum", (4, 3))):
+        out = np.full_like(LOGITS, 7)
+        with pytest.raises(ValueError, match="grad_output"):
+            csoftmax.cross_entropy_with_grad(
+                LOGITS, TARGET, reduction=reduction, grad_output=np.ones(shape), out=out
+            )
+        assert (out == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("out", "error"),
+    [(np.full((3, 4), 7.0), ValueError), (np.full((4, 3), 7, "float32"), TypeError), ([7.0], TypeError)],
+    ids=["shape", "type", "list"],
+)
+def test_wrong_out(out, error):
+    with pytest.raises(error, match="out"):
+        csoftmax.cross_entropy_with_grad(LOGITS, TARGET, out=out)
+    assert (np.asarray(out) == 7).all()

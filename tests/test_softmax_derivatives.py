@@ -1,0 +1,162 @@
+"""softmax_backward, softmax_jvp, softmax_jacobian against the oracle, central differences and each other."""
+
+import numpy as np
+import oracle
+import pytest
+from arrays import DTYPES, SHAPES, Guarded
+
+import csoftmax
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+OPERATORS = [csoftmax.softmax_backward, csoftmax.softmax_jvp]
+MAX_ULP = 4
+
+
+def pair(rng, shape, dtype, axis=-1):
+    """A gradient and a softmax output, of `dtype`."""
+    output = oracle.softmax(rng.standard_normal(shape) * 3, axis).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype), output
+
+
+def vjp_error(got, grad, output, axis=-1, temperature=1.0):
+    """Error in ulps of p (|g| + sum(p |g|)) / temperature: the size of the terms that g - dot cancels."""
+    p, size = oracle.wide(output), np.abs(oracle.wide(grad))
+    dot = (p * size).sum(axis=oracle.axes_of(p.ndim, axis), keepdims=True)
+    want = oracle.softmax_vjp(grad, output, axis, temperature)
+    return oracle.max_ulp(got, want, scale=p * (size + dot) / temperature)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_width_at_several_memory_offsets(dtype, operator, rng):
+    for width in range(1, 1101):
+        grad, output = pair(rng, (3, width), dtype)
+        want = operator(grad, output)
+        assert vjp_error(want, grad, output) <= MAX_ULP, width
+        for offset in (1, 6, 15):
+            g = Guarded(grad.shape, dtype, offset, values=grad)
+            p = Guarded(grad.shape, dtype, 16 - offset, values=output)
+            out = Guarded(grad.shape, dtype, width % 16, fill=7)
+            assert operator(g.array, p.array, out=out.array) is out.array
+            assert np.array_equal(out.array, want), (width, offset)
+            assert out.intact(), (width, offset)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_column_count_where_the_axis_is_not_the_last(dtype, operator, rng):
+    for classes in (1, 2, 7, 33):
+        for columns in [*range(1, 70), 127, 128, 129, 257]:
+            grad, output = pair(rng, (2, classes, columns), dtype, axis=1)
+            assert vjp_error(operator(grad, output, 1), grad, output, 1) <= MAX_ULP, (classes, columns)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_axis(dtype, shape, rng):
+    ndim = len(shape)
+    tuples = [tuple(range(k)) for k in range(ndim + 1)] + [tuple(range(ndim))[::2]]
+    for axis in [None, *range(-ndim, ndim), *tuples]:
+        grad, output = pair(rng, shape, dtype, axis)
+        for operator in OPERATORS:
+            assert vjp_error(operator(grad, output, axis), grad, output, axis) <= MAX_ULP, axis
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.7])
+@pytest.mark.parametrize("axis", [0, 1, (0, 2), None])
+def test_backward_and_jvp_agree_with_central_differences(axis, temperature, rng):
+    x, g, v = rng.standard_normal((3, 4, 5, 6))
+    h = 1e-6
+
+    def f(x):
+        return csoftmax.softmax(x, axis, temperature=temperature)
+
+    slope = (f(x + h * v) - f(x - h * v)) / (2 * h)
+    p = f(x)
+    assert np.allclose(csoftmax.softmax_jvp(v, p, axis, temperature=temperature), slope, rtol=0, atol=1e-8)
+    back = csoftmax.softmax_backward(g, p, axis, temperature=temperature)
+    assert np.isclose((back * v).sum(), (g * slope).sum(), rtol=0, atol=1e-8)
+    numeric = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = h
+        numeric[i] = (g * (f(x + step) - f(x - step))).sum() / (2 * h)
+    assert np.allclose(back, numeric, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [0.1, 2.5])
+def test_gradients_carry_the_inverse_temperature(dtype, temperature, rng):
+    grad, output = pair(rng, (5, 33), dtype)
+    for operator in OPERATORS:
+        got = operator(grad, output, temperature=temperature)
+        assert vjp_error(got, grad, output, temperature=temperature) <= MAX_ULP + 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 2, 3, 10, 17, 64, 130])
+def test_jacobian_is_diag_p_minus_p_pt(dtype, width, rng):
+    _, p = pair(rng, (4, width), dtype)
+    jacobian = csoftmax.softmax_jacobian(p)
+    want = oracle.softmax_jacobian(p)
+    scale = np.abs(want) + np.eye(width) * oracle.wide(p)[..., None]
+    assert oracle.max_ulp(jacobian, want, scale) <= 1
+    assert jacobian.dtype == dtype
+    assert np.array_equal(jacobian, np.swapaxes(jacobian, -1, -2))
+
+
+@pytest.mark.parametrize("axis", [-4, -3, -2, -1, 0, 1, 2, 3])
+def test_jacobian_replaces_its_axis_by_two_trailing_ones(axis, rng):
+    _, p = pair(rng, (2, 3, 4, 5), "float64", axis)
+    jacobian = csoftmax.softmax_jacobian(p, axis)
+    assert np.allclose(jacobian, oracle.softmax_jacobian(p, axis).astype(float), rtol=1e-14, atol=0)
+    out = np.full_like(jacobian, 7)
+    assert csoftmax.softmax_jacobian(p, axis, out=out) is out
+    assert np.array_equal(out, jacobian)
+
+
+def test_jacobian_times_vector_is_the_jvp(rng):
+    v, p = pair(rng, (6, 40), "float64")
+    product = (csoftmax.softmax_jacobian(p) @ v[..., None])[..., 0]
+    assert np.allclose(product, csoftmax.softmax_jvp(v, p), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_out_may_be_either_input(dtype, operator, axis, rng):
+    for shape in ((7, 9), (40, 3), (3, 1000), (200, 70)):
+        grad, output = pair(rng, shape, dtype, axis)
+        want = operator(grad, output, axis)
+        g, p = grad.copy(), output.copy()
+        assert operator(g, output, axis, out=g) is g
+        assert operator(grad, p, axis, out=p) is p
+        assert np.array_equal(g, want)
+        assert np.array_equal(p, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_array_as_gradient_output_and_result(dtype, rng):
+    _, p = pair(rng, (5, 33), dtype)
+    want = csoftmax.softmax_backward(p.copy(), p.copy())
+    assert np.array_equal(csoftmax.softmax_backward(p, p, out=p), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_of_a_saturated_row_is_zero(dtype, rng):
+    grad = (rng.standard_normal((3, 50)) * 1e3).astype(dtype)
+    output = np.zeros((3, 50), dtype)
+    output[:, 7] = 1
+    assert not csoftmax.softmax_backward(grad, output).any()
+    assert not csoftmax.softmax_backward(grad, output, temperature=1e-300).any()
+
+
+def test_gradient_type_is_that_of_both_inputs_promoted(rng):
+    grad, output = pair(rng, (3, 10), "float64")
+    single = csoftmax.softmax_backward(grad.astype("float32"), output.astype("float32"))
+    mixed = csoftmax.softmax_backward(grad.astype("float32"), output)
+    integer = csoftmax.softmax_backward(np.arange(30).reshape(3, 10), output)
+    assert (single.dtype, mixed.dtype, integer.dtype) == (np.float32, np.float64, np.float64)
+    assert vjp_error(mixed, grad.astype("float32"), output) <= MAX_ULP
+    assert vjp_error(integer, np.arange(30).reshape(3, 10), output) <= MAX_ULP
