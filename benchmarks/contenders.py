@@ -520,7 +520,7 @@ def check(contender, problem, run):
 
 
 def small_cells():
-    """Every operation on small arrays, in every dtype; in float32 also along another axis, 1-D and with `out=`."""
+    """Every operation on small arrays in every dtype; in float32 also along another axis, 1-D and `out=`."""
     for operation in OPERATIONS:
         for dtype in DTYPES:
             yield Cell(operation, (37, 19), -1, dtype)

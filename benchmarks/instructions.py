@@ -4,8 +4,8 @@
     python benchmarks/instructions.py --update # write instructions.json
 
 Unlike times these do not depend on what else the machine does. They do depend on the compiler, which the
-snapshot names. Every process prepares all cases and calls each once; one process does no more, and each of the
-others calls one case many times: the difference is that case's. Needs valgrind, which knows no AVX-512.
+snapshot names. Every process prepares all cases and calls each once; one process does no more, and each of
+the others calls one case many times: the difference is that case's. Needs valgrind, which knows no AVX-512.
 """
 
 import argparse

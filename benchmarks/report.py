@@ -147,7 +147,7 @@ def machine(results):
         f"- CPU: {info['cpu']['brand_raw']}, {info['cpu']['count']} CPUs; {caches} (of the first CPU)",
         f"- Memory: {info['memory'] / 2**30:.0f} GiB. {info['system']} {info['release']}, {info['libc']}, "
         f"Python {info['python_version']}",
-        f"- csoftmax {versions[US]} at level `{results.isa}`",
+        f"- csoftmax {versions[US]}, built by {info['csoftmax']['compiler']}, at level `{results.isa}`",
         "- " + ", ".join(f"{name} {version}" for name, version in versions.items() if name != US),
     ]
     return "## The machine\n\n" + "\n".join(lines) + "\n"
@@ -211,10 +211,13 @@ def errors(results):
     for cell in results.suite("cells"):
         if cell.operation in OPERATIONS:
             for name, ulp in results.ulp[cell].items():
-                row = worst[f"`{cell.operation}`, {cell.dtype}"]
+                row = worst[cell.operation, cell.dtype]
                 row[name] = max(ulp, row.get(name, 0))
     names = [name for name in COLORS if any(name in row for row in worst.values())]
-    rows = [[key, *(number(row[n], 1) if n in row else "" for n in names)] for key, row in worst.items()]
+    rows = [
+        [f"`{operation}`, {dtype}", *(number(row[n], 1) if n in row else "" for n in names)]
+        for (operation, dtype), row in sorted(worst.items(), key=lambda item: OPERATIONS.index(item[0][0]))
+    ]
     return (
         "## Largest error\n\nIn units in the last place, over the cells below; where numbers that may cancel "
         "are added, in units of the largest of them.\n\n" + table(["", *names], rows)

@@ -10,9 +10,12 @@ from csoftmax._derivative import (
 )
 from csoftmax._dispatch import get_isa, use_isa
 from csoftmax._forward import log_softmax, logsumexp, softmax
+from csoftmax._loss import cross_entropy, cross_entropy_with_grad
 from csoftmax._runtime import get_include, runtime_info, show_runtime
 
 __all__ = [
+    "cross_entropy",
+    "cross_entropy_with_grad",
     "get_include",
     "get_isa",
     "get_num_threads",

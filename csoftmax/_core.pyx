@@ -15,7 +15,7 @@ from libc.stdlib cimport free, malloc
 
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOSS_CHUNK, ROWS, STATS, Job, Kernels,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, STATS, Job, Kernels, loss_chunk,
 )
 
 cdef extern from *:
@@ -37,6 +37,7 @@ cdef enum:
     THREAD_ELEMENTS = 32768       # elements that are worth a thread of their own
     WAVE_ELEMENTS = 33554432      # elements of a wave, a thread
     LONG_ROW = 262144             # rows from here are worked on by blocks
+    MOST_THREADS = 512            # of a team: the OpenMP run time ends the process if it cannot start one
 
 cdef int wanted_threads = 1
 cdef int initial_limit = omp_get_max_threads()
@@ -48,7 +49,9 @@ cdef int effective_threads() noexcept nogil:
     cdef int limit = omp_get_max_threads()
     if forked or not CSM_OPENMP:
         return 1
-    return limit if limit != initial_limit and limit < wanted_threads else wanted_threads
+    if limit == initial_limit or limit > wanted_threads:
+        limit = wanted_threads
+    return limit if limit < MOST_THREADS else MOST_THREADS
 
 
 cdef char *aligned(char *p) noexcept nogil:
@@ -90,7 +93,7 @@ cdef int run_units(const Job *job, const Kernels *kernels, Py_ssize_t size, int 
     if threads > job.units:
         threads = <int> job.units
     if job.operation in (CROSS_ENTROPY, CROSS_ENTROPY_GRAD) and job.walk == ROWS:
-        chunk = LOSS_CHUNK
+        chunk = loss_chunk(job.n)
     else:
         chunk = (job.units + threads * 4 - 1) // (threads * 4) if threads > 1 else job.units
         if chunk * unit_elements > WAVE_ELEMENTS:

@@ -58,7 +58,7 @@ cdef struct Job:
     Operand target
     Operand upstream                  # gradient of the loss, one a row
     Operand row_loss                  # reduction "none": where each row's loss goes
-    double *partial                   # else: loss and counted weight, two a chunk of LOSS_CHUNK rows
+    double *partial                   # else: sums of losses, one a chunk of rows or a tile
     Loss loss
 
 
@@ -66,8 +66,14 @@ cdef struct Job:
 # thread and no memory. A long row is taken in two passes over its blocks, with the statistics of all blocks
 # (STATS doubles each) between them.
 cdef enum:
-    STATS = 4
+    STATS = 6
     LOSS_CHUNK = 256
+
+
+cdef inline Py_ssize_t loss_chunk(Py_ssize_t n) noexcept nogil:
+    # rows whose losses are summed together, whoever works on them: fixed by a row's length
+    return 1 if n > 65536 else (LOSS_CHUNK if n * LOSS_CHUNK < 65536 else 65536 // n)
+
 
 ctypedef void (*RunFn)(const Job *, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil
 ctypedef Py_ssize_t (*ScratchFn)(const Job *) noexcept nogil

@@ -8,27 +8,27 @@
 #
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
-from libc.math cimport INFINITY, NAN, expm1, isnan
+from libc.math cimport INFINITY, NAN, expm1, fma, isnan
 from libc.stdint cimport int64_t, uint16_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from cpython.pycapsule cimport PyCapsule_New
 
-from csoftmax cimport _job
 from csoftmax._job cimport (
     BlocksFn, FinishFn, Job, Kernels, Operand, RunFn, ScratchFn,
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP,
-    LOSS_CHUNK, MAX_DIMS, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS,
+    LOSS_CHUNK, MAX_DIMS, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS,
 )
 
 cdef extern from "csoftmax/_lanes.h" nogil:
-    ctypedef float real "csm_real"          # or double: as the module is compiled
+    # double or float, as the module is compiled; double to Cython, whose temporaries must hold both
+    ctypedef double real "csm_real"
     ctypedef struct vec "csm_vec":
         pass
     ctypedef struct v_f64:
         pass
     enum:
-        VL, NV, LANES, BLOCK, STEP, VL64
+        VL, NV, LANES, BLOCK, SUBBLOCK, SHORT, STEP, VL64
     const double EXP_SCALE
     const double TINY_SCALE "CSM_TINY_SCALE"
     const double FACTOR_SCALE "CSM_FACTOR_SCALE"
@@ -44,7 +44,18 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     vec v_div(vec, vec) noexcept
     vec v_fma(vec, vec, vec) noexcept
     vec v_max(vec, vec) noexcept
-    vec v_exp(vec) noexcept                 # exp(x) * EXP_SCALE
+    ctypedef struct shift_t "csm_shift":    # how a row is reduced, from its maximum
+        vec maximum
+        vec magic
+        vec center
+    vec v_exp(vec x, vec d, shift_t, bint far) noexcept     # exp(d) * EXP_SCALE, d = x - maximum
+    shift_t v_exp_shift_row(real) noexcept
+    void v_exp_shift(real, real *, real *) noexcept
+    bint v_exp_near(real) noexcept
+    void fold "csm_fold"(const real *, Py_ssize_t, double *, double *) noexcept
+    void two_sum "csm_two_sum"(double, double, double *, double *) noexcept
+    void quotient "csm_quotient"(double, double, double, double *, double *) noexcept
+    void split_real "csm_split"(double, double, real *, real *) noexcept
     vec v_and_eq(vec, vec, vec) noexcept
     vec v_and_ne(vec, vec, vec) noexcept
     vec v_select_lt(vec, vec, vec, vec) noexcept
@@ -57,7 +68,10 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     void store_n_f64(double *, Py_ssize_t, v_f64) noexcept
     v_f64 mul_f64(v_f64, v_f64) noexcept
     v_f64 set1_f64(double) noexcept
-    v_f64 exp_f64(v_f64) noexcept
+    ctypedef struct shift_f64 "csm_shift_f64":
+        pass
+    v_f64 exp_f64(v_f64, v_f64, shift_f64, bint) noexcept
+    shift_f64 exp_shift_row_f64(double) noexcept
     v_f64 log1p_f64(v_f64) noexcept
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept

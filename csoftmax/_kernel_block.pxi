@@ -1,14 +1,10 @@
 # One block of one row: maximum, exponentials with their sum, dot products, and the passes that write results.
 # Lengths are in elements; "e" is scratch whose rows are padded to whole LANES.
 
-cdef struct Pass:
-    # What a sweep over a block does besides its own exponentials, so that memory works while the units do:
-    const real *ahead         # the block that comes next: its maximum is taken (and its lines fetched)
-    Py_ssize_t ahead_n
-    const real *behind        # exponentials that are done: scaled into y
-    real *y
-    Py_ssize_t behind_n
-    real scale
+cdef struct Ahead:
+    # The block that comes next: its maximum is taken, and so its lines are fetched, by the sweep before it.
+    const real *x
+    Py_ssize_t n
 
 
 cdef inline vec fold_add(const vec *a) noexcept nogil:
@@ -63,26 +59,34 @@ cdef bint has_nan(const real *x, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
     return False
 
 
-cdef inline void scale_run(const real *e, real *y, Py_ssize_t n, double factor) noexcept nogil:
-    # y = e * factor / FACTOR_SCALE
+cdef inline vec scaled(vec e, vec high, vec low) noexcept nogil:
+    return v_fma(e, high, v_mul(e, low))
+
+
+cdef inline void scale_run(const real *e, real *y, Py_ssize_t n, double factor, double rest) noexcept nogil:
+    # y = e * (factor + rest) / FACTOR_SCALE
     cdef Py_ssize_t i = 0
-    cdef real after = 1
-    cdef real scale = <real> (factor / FACTOR_SCALE)
+    cdef real high, low
+    cdef vec h, l, after = v_set1(<real> (1 / FACTOR_SCALE))
     if 0 < factor < TINY_SCALE * FACTOR_SCALE:
         # the factor itself would be subnormal: scale down after the product instead
-        scale = <real> factor
-        after = <real> (1 / FACTOR_SCALE)
+        split_real(factor, rest, &high, &low)
+        h = v_set1(high)
+        l = v_set1(low)
         while i <= n - VL:
-            v_store(y + i, v_mul(v_mul(v_load(e + i), v_set1(scale)), v_set1(after)))
+            v_store(y + i, v_mul(scaled(v_load(e + i), h, l), after))
             i += VL
         if i < n:
-            v_store_n(y + i, n - i, v_mul(v_mul(v_load_n(e + i, n - i, 0), v_set1(scale)), v_set1(after)))
+            v_store_n(y + i, n - i, v_mul(scaled(v_load_n(e + i, n - i, 0), h, l), after))
         return
+    split_real(factor / FACTOR_SCALE, rest / FACTOR_SCALE, &high, &low)
+    h = v_set1(high)
+    l = v_set1(low)
     while i <= n - VL:
-        v_store(y + i, v_mul(v_load(e + i), v_set1(scale)))
+        v_store(y + i, scaled(v_load(e + i), h, l))
         i += VL
     if i < n:
-        v_store_n(y + i, n - i, v_mul(v_load_n(e + i, n - i, 0), v_set1(scale)))
+        v_store_n(y + i, n - i, scaled(v_load_n(e + i, n - i, 0), h, l))
 
 
 cdef inline Py_ssize_t unaligned(const real *y) noexcept nogil:
@@ -90,97 +94,99 @@ cdef inline Py_ssize_t unaligned(const real *y) noexcept nogil:
     return <Py_ssize_t> ((-<uintptr_t> y) % (VL * sizeof(real))) // <Py_ssize_t> sizeof(real)
 
 
-cdef inline void stream_run(const real *e, real *y, Py_ssize_t n, double factor) noexcept nogil:
+cdef inline void stream_run(const real *e, real *y, Py_ssize_t n, double factor, double rest) noexcept nogil:
     cdef Py_ssize_t i = unaligned(y)
-    cdef vec scale = v_set1(<real> (factor / FACTOR_SCALE))
+    cdef real high, low
+    cdef vec h, l
     if n < 4 * VL or 0 < factor < TINY_SCALE * FACTOR_SCALE:
-        scale_run(e, y, n, factor)
+        scale_run(e, y, n, factor, rest)
         return
-    v_store_n(y, i, v_mul(v_load_n(e, i, 0), scale))
+    split_real(factor / FACTOR_SCALE, rest / FACTOR_SCALE, &high, &low)
+    h = v_set1(high)
+    l = v_set1(low)
+    v_store_n(y, i, scaled(v_load_n(e, i, 0), h, l))
     while i <= n - VL:
-        v_stream(y + i, v_mul(v_load(e + i), scale))
+        v_stream(y + i, scaled(v_load(e + i), h, l))
         i += VL
-    v_store_n(y + i, n - i, v_mul(v_load_n(e + i, n - i, 0), scale))
+    v_store_n(y + i, n - i, scaled(v_load_n(e + i, n - i, 0), h, l))
 
 
-cdef inline vec exp_step(vec d, vec inv_t, real *e, vec *total, vec *ties,
-                         const bint scaled, const bint keep, const bint split) noexcept nogil:
-    # d = x - maximum. split: elements at the maximum are counted in ties and left out of the total, so that
-    # the logarithm of a sum close to 1 keeps its digits.
-    cdef vec p
-    cdef vec zero = v_set1(0)
-    if scaled:
-        p = v_exp(v_mul(d, inv_t))
-    else:
-        p = v_exp(d)
+cdef inline void gather_sums(vec p, vec d, real *e, vec *total, vec *ties, const bint keep,
+                             const bint split) noexcept nogil:
+    # split: elements at the maximum are counted in ties and left out of the total, so that the logarithm of a
+    # sum close to 1 keeps its digits.
     if keep:
         v_store(e, p)
     if split:
-        total[0] = v_add(total[0], v_and_ne(d, zero, p))
-        ties[0] = v_add(ties[0], v_and_eq(d, zero, v_set1(1)))
+        total[0] = v_add(total[0], v_and_ne(d, v_set1(0), p))
+        ties[0] = v_add(ties[0], v_and_eq(d, v_set1(0), v_set1(1)))
     else:
         total[0] = v_add(total[0], p)
-    return p
 
 
-cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, real inv_t, real *e, double *stats,
-                           const Pass *aside, const bint scaled, const bint keep, const bint split,
-                           const bint behind, const bint stream) noexcept nogil:
-    # Exponentials of a block against its maximum into e (keep), their sum into stats; returns the maximum of
-    # the block ahead.
-    cdef vec shift = v_set1(shift_of(maximum)), t = v_set1(inv_t), r = v_set1(aside.scale)
+cdef inline void exp_step(vec x, const shift_t *shift, vec inv_t, real *e, vec *total, vec *ties,
+                          const bint far, const bint keep, const bint split) noexcept nogil:
+    cdef vec d = v_sub(x, shift.maximum)
+    if far:
+        d = v_mul(d, inv_t)
+    gather_sums(v_exp(x, d, shift[0], far), d, e, total, ties, keep, split)
+
+
+cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *low) noexcept nogil:
+    cdef real lanes[LANES]
+    cdef Py_ssize_t j
+    if n <= SHORT:
+        high[0] = v_hadd(fold_add(a))
+        low[0] = 0
+    else:
+        for j in range(NV):
+            v_store(lanes + j * VL, a[j])
+        fold(lanes, 1, high, low)
+
+
+cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real inv_t, real *e, double *stats,
+                               const Ahead *ahead, const bint far, const bint keep, const bint split) noexcept nogil:
+    cdef shift_t shift = v_exp_shift_row(shift_of(maximum))
+    cdef vec t = v_set1(inv_t)
     cdef vec total[NV]
+    cdef vec part[NV]
     cdef vec ties[NV]
     cdef vec top[NV]
-    cdef vec d[STEP]
-    cdef Py_ssize_t i = 0, j, left, together = n if n < aside.ahead_n else aside.ahead_n
-    cdef const real *ahead = aside.ahead
-    cdef const real *done = aside.behind
-    cdef real *y = aside.y
+    cdef Py_ssize_t i = 0, j, left, end = 0, seen = 0, together = n if n < ahead.n else ahead.n
+    cdef const real *next = ahead.x
     for j in range(NV):
         total[j] = ties[j] = v_set1(0)
         top[j] = v_set1(-INFINITY)
-    if behind and aside.behind_n < together:
-        together = aside.behind_n
-    while i <= together - STEP * VL:
-        for j in range(STEP):
-            d[j] = v_sub(v_load(x + i + j * VL), shift)
-        for j in range(STEP):
-            top[j % NV] = v_max(v_load(ahead + i + j * VL), top[j % NV])
-        for j in range(STEP):
-            exp_step(d[j], t, e + i + j * VL, &total[j % NV], &ties[j % NV], scaled, keep, split)
-        if behind:
+    while i < n:
+        end = i + SUBBLOCK if n - i > SUBBLOCK else n
+        for j in range(NV):
+            part[j] = v_set1(0)
+        while i <= (end if end < together else together) - STEP * VL:
             for j in range(STEP):
-                if stream:
-                    v_stream(y + i + j * VL, v_mul(v_load(done + i + j * VL), r))
-                else:
-                    v_store(y + i + j * VL, v_mul(v_load(done + i + j * VL), r))
-        i += STEP * VL
+                top[j % NV] = v_max(v_load(next + i + j * VL), top[j % NV])
+            for j in range(STEP):
+                exp_step(v_load(x + i + j * VL), &shift, t, e + i + j * VL, &part[j % NV], &ties[j % NV],
+                         far, keep, split)
+            i += STEP * VL
+            seen = i
+        while i <= end - LANES:
+            for j in range(NV):
+                exp_step(v_load(x + i + j * VL), &shift, t, e + i + j * VL, &part[j], &ties[j], far, keep, split)
+            i += LANES
+        if i < end:
+            for j in range(NV):
+                left = lanes_left(end - i - j * VL)
+                exp_step(v_load_n(x + i + j * VL, left, -INFINITY), &shift, t, e + i + j * VL, &part[j], &ties[j],
+                         far, keep, split)
+            i = end
+        for j in range(NV):
+            total[j] = v_add(total[j], part[j])
     for j in range(1, NV):
         top[0] = v_max(top[j], top[0])
-    top[0] = max_vec(ahead + i, aside.ahead_n - i, top[0])
-    if behind:
-        left = i
-        while left <= aside.behind_n - VL:
-            if stream:
-                v_stream(y + left, v_mul(v_load(done + left), r))
-            else:
-                v_store(y + left, v_mul(v_load(done + left), r))
-            left += VL
-        if left < aside.behind_n:
-            v_store_n(y + left, aside.behind_n - left, v_mul(v_load_n(done + left, aside.behind_n - left, 0), r))
-    while i <= n - LANES:
-        for j in range(NV):
-            exp_step(v_sub(v_load(x + i + j * VL), shift), t, e + i + j * VL, &total[j], &ties[j],
-                     scaled, keep, split)
-        i += LANES
-    if i < n:
-        for j in range(NV):
-            left = lanes_left(n - i - j * VL)
-            exp_step(v_sub(v_load_n(x + i + j * VL, left, -INFINITY), shift), t, e + i + j * VL,
-                     &total[j], &ties[j], scaled, keep, split)
+    top[0] = max_vec(next + seen, ahead.n - seen, top[0])
     stats[0] = maximum
-    stats[1] = v_hadd(fold_add(total))
+    fold_block(total, n, stats + 1, stats + 5)
+    stats[2] = 0
     if split:
         stats[2] = v_hadd(fold_add(ties))
         if maximum == INFINITY and has_nan(x, n, 1):
@@ -188,8 +194,18 @@ cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, real inv_t
     return v_hmax(top[0])
 
 
+cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, real inv_t, real *e, double *stats,
+                           const Ahead *ahead, const bint keep, const bint split) noexcept nogil:
+    # Exponentials of a block against its maximum into e (keep), their sum into stats; returns the maximum of
+    # the block ahead.
+    if inv_t == 1 and v_exp_near(shift_of(maximum)):
+        return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, False, keep, split)
+    return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, True, keep, split)
+
+
 # ---------------------------------------------------------------------------------------- joining blocks
-# stats: STATS doubles a block: its maximum, its sum (scaled by EXP_SCALE), its ties, and then its factor.
+# stats: STATS doubles a block: its maximum, its sum (scaled by EXP_SCALE), its ties, then its factor and what
+# the factor's rounding lost, and what the sum's rounding lost.
 
 cdef inline double joint_max(const double *stats, Py_ssize_t blocks) noexcept nogil:
     cdef double top = -INFINITY
@@ -201,31 +217,57 @@ cdef inline double joint_max(const double *stats, Py_ssize_t blocks) noexcept no
 
 
 cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, double inv_t) noexcept nogil:
-    # stats[3] = exp(m_b - m) * EXP_SCALE_f64
+    # stats[3] = exp((m_b - m) / T) * EXP_SCALE_f64
     cdef double d[VL64]
+    cdef double m, exact
+    cdef v_f64 v
+    cdef shift_f64 none = exp_shift_row_f64(0)
     cdef Py_ssize_t b = 0, j, count
     while b < blocks:
         count = blocks - b if blocks - b < VL64 else VL64
         for j in range(count):
             d[j] = (stats[STATS * (b + j)] - top) * inv_t
-        store_n_f64(d, count, exp_f64(load_n_f64(d, count, 0)))
+        v = load_n_f64(d, count, 0)
+        store_n_f64(d, count, exp_f64(v, v, none, True))
         for j in range(count):
-            stats[STATS * (b + j) + 3] = d[j]
+            m = stats[STATS * (b + j)]
+            # what the rounding of m_b - m lost
+            exact = m - top
+            exact = (m - (exact + top) if top >= -m else (m - exact) - top) * inv_t
+            stats[STATS * (b + j) + 3] = d[j] + d[j] * exact if -1 < exact < 1 else d[j]
+            if m == top:
+                stats[STATS * (b + j) + 3] = EXP_SCALE_f64
         b += count
 
 
 cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double inv_t, double coefficient) noexcept nogil:
-    # stats[3] becomes the factor that scale_run takes
-    cdef double total = 0
+    # stats[3] + stats[4] becomes the factor that scale_run takes
+    cdef double total = 0, rest = 0, high, low, product, error
+    cdef double *s
     cdef Py_ssize_t b
     if blocks == 1:
-        stats[3] = coefficient / (stats[1] + (stats[2] * EXP_SCALE)) * FACTOR_SCALE
+        two_sum(stats[2] * EXP_SCALE, stats[1], &total, &rest)
+        quotient(coefficient, total, rest + stats[5], &high, &low)
+        stats[3] = high * FACTOR_SCALE
+        stats[4] = low * FACTOR_SCALE
         return
     block_factors(stats, blocks, joint_max(stats, blocks), inv_t)
     for b in range(blocks):
-        total += (stats[STATS * b + 1] + stats[STATS * b + 2] * EXP_SCALE) * (stats[STATS * b + 3] / EXP_SCALE_f64)
+        s = stats + STATS * b
+        high = s[3] / EXP_SCALE_f64
+        low = s[1] + s[2] * EXP_SCALE
+        product = low * high
+        rest += fma(low, high, -product) + s[5] * high
+        two_sum(total, product, &total, &error)
+        rest += error
+    quotient(coefficient, total, rest, &high, &low)
+    high *= FACTOR_SCALE / EXP_SCALE_f64
+    low *= FACTOR_SCALE / EXP_SCALE_f64
     for b in range(blocks):
-        stats[STATS * b + 3] *= coefficient / total * (FACTOR_SCALE / EXP_SCALE_f64)
+        s = stats + STATS * b
+        product = s[3] * high
+        s[4] = fma(s[3], high, -product) + s[3] * low
+        s[3] = product
 
 
 cdef inline void log1p_run(double *u, Py_ssize_t n) noexcept nogil:
@@ -303,32 +345,45 @@ cdef inline void log_run(const real *x, real *y, Py_ssize_t n, real high, real l
 
 # ------------------------------------------------------------------------------------------- derivatives
 
+cdef inline vec exp_of(vec log_p) noexcept nogil:
+    return v_exp(log_p, log_p, v_exp_shift_row(0), True)
+
+
 cdef inline vec dot_term(vec g, vec p, vec sum, const int operation) noexcept nogil:
     if operation == SOFTMAX_GRAD:
         return v_fma(g, p, sum)
     if operation == LOG_SOFTMAX_VJP:
-        return v_add(g, sum)
-    return v_fma(g, v_exp(p), sum)
+        return v_add(v_and_ne(p, v_set1(-INFINITY), g), sum)
+    return v_fma(g, exp_of(p), sum)
 
 
 cdef inline double block_dot(const real *g, const real *p, Py_ssize_t n, const int operation) noexcept nogil:
     # sum(g p), sum(g) or sum(g exp(p))
     cdef vec sum[NV]
-    cdef Py_ssize_t i = 0, j, left
-    cdef double dot
+    cdef vec part[NV]
+    cdef Py_ssize_t i = 0, j, left, end
+    cdef double high, low
     for j in range(NV):
         sum[j] = v_set1(0)
-    while i <= n - LANES:
+    while i < n:
+        end = i + SUBBLOCK if n - i > SUBBLOCK else n
         for j in range(NV):
-            sum[j] = dot_term(v_load(g + i + j * VL), v_load(p + i + j * VL), sum[j], operation)
-        i += LANES
-    if i < n:
+            part[j] = v_set1(0)
+        while i <= end - LANES:
+            for j in range(NV):
+                part[j] = dot_term(v_load(g + i + j * VL), v_load(p + i + j * VL), part[j], operation)
+            i += LANES
+        if i < end:
+            for j in range(NV):
+                left = lanes_left(end - i - j * VL)
+                part[j] = dot_term(v_load_n(g + i + j * VL, left, 0), v_load_n(p + i + j * VL, left, 0), part[j],
+                                   operation)
+            i = end
         for j in range(NV):
-            left = lanes_left(n - i - j * VL)
-            sum[j] = dot_term(v_load_n(g + i + j * VL, left, 0), v_load_n(p + i + j * VL, left, 0), sum[j],
-                              operation)
-    dot = v_hadd(fold_add(sum))
-    return dot / EXP_SCALE if operation == LOG_SOFTMAX_JVP else dot
+            sum[j] = v_add(sum[j], part[j])
+    fold_block(sum, n, &high, &low)
+    high += low
+    return high / EXP_SCALE if operation == LOG_SOFTMAX_JVP else high
 
 
 cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation) noexcept nogil:
@@ -336,8 +391,11 @@ cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation)
         # halves, so that g - dot cannot overflow; the factor carries the 2
         return v_mul(v_fma(g, v_set1(<real> 0.5), dot), v_mul(p, factor))
     if operation == LOG_SOFTMAX_VJP:
-        return v_mul(v_fma(v_exp(p), dot, g), factor)
-    return v_mul(v_add(g, dot), factor)
+        g = v_fma(exp_of(p), dot, g)
+    else:
+        g = v_add(g, dot)
+    # what was left out of the forward has no share in the derivative
+    return v_and_ne(p, v_set1(-INFINITY), v_mul(g, factor))
 
 
 cdef inline real gradient_dot(double dot, const int operation) noexcept nogil:

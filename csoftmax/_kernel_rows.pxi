@@ -1,9 +1,5 @@
 # Rows that lie contiguous, one after another.
 
-cdef enum:
-    SHORT = 64        # rows up to here are reduced VL at a time
-
-
 cdef struct Strip:
     const real *x             # logits, or the incoming gradient
     const real *p             # the forward's output, in the derivatives
@@ -45,27 +41,22 @@ cdef inline void emit_log(const Strip *s, Py_ssize_t row, double m, double log_s
 
 # ------------------------------------------------------------------------------------------ short rows
 
-cdef inline void short_rows(const Strip *s, real *tile, const int operation, const bint scaled) noexcept nogil:
+cdef inline void short_rows(const Strip *s, real *tile, const int operation) noexcept nogil:
     # VL rows at a time: their reductions, divisions and logarithms are done together, one row a lane.
-    cdef bint split = operation != SOFTMAX
     cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
+    cdef bint split = operation != SOFTMAX
     cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, pitch = padded(n)
-    cdef Py_ssize_t first, count, r, v, j
+    cdef Py_ssize_t first, count, r, v
     cdef const real *x
-    cdef real *e
     cdef vec rows[VL]
     cdef vec counts[VL]
-    cdef vec total[NV]
-    cdef vec ties[NV]
-    cdef vec shift, t = v_set1(<real> s.inv_t), lowest = v_set1(-INFINITY), zero = v_set1(0), top
+    cdef vec top
     cdef real maxima[VL]
-    cdef real shifts[VL]
     cdef real sums[VL]
     cdef real tied[VL]
-    cdef double stats[STATS]
-    cdef double u[VL]
+    cdef real high[VL]
+    cdef real low[VL]
     cdef double log_sums[VL]
-    cdef bint nan
     for first from 0 <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
@@ -74,45 +65,82 @@ cdef inline void short_rows(const Strip *s, real *tile, const int operation, con
             for v in range(whole):
                 top = v_max(v_load(x + v * VL), top)
             rows[r] = top
-        top = v_hmax_rows(rows)
-        v_store(maxima, top)
-        v_store(shifts, v_select_lt(lowest, top, top, zero))
+        v_store(maxima, v_hmax_rows(rows))
         for r in range(VL):
             x = s.x + (first + (r if r < count else 0)) * s.x_pitch
-            e = tile + r * pitch
-            shift = v_set1(shifts[r])
-            for j in range(NV):
-                total[j] = ties[j] = zero
-            for v in range(whole):
-                exp_step(v_sub(v_load(x + v * VL), shift), t, e + v * VL, &total[v % NV], &ties[v % NV],
-                         scaled, keep, split)
-            exp_step(v_sub(v_load_n(x + whole * VL, tail, -INFINITY), shift), t, e + whole * VL,
-                     &total[whole % NV], &ties[whole % NV], scaled, keep, split)
-            rows[r] = fold_add(total)
-            if split:
-                counts[r] = fold_add(ties)
-        if operation == SOFTMAX:
-            v_store(sums, v_div(v_set1(1), v_hadd_rows(rows)))
-            for r in range(count):
-                e = tile + r * pitch
-                top = v_set1(sums[r])
-                for v in range(whole):
-                    v_store(s.y + (first + r) * s.y_pitch + v * VL, v_mul(v_load(e + v * VL), top))
-                v_store_n(s.y + (first + r) * s.y_pitch + whole * VL, tail, v_mul(v_load(e + whole * VL), top))
-            continue
+            if s.inv_t == 1 and v_exp_near(shift_of(maxima[r])):
+                short_exp(x, whole, tail, maxima[r], 1, tile + r * pitch, rows + r, counts + r, False, keep, split)
+            else:
+                short_exp(x, whole, tail, maxima[r], <real> s.inv_t, tile + r * pitch, rows + r, counts + r,
+                          True, keep, split)
         v_store(sums, v_hadd_rows(rows))
-        v_store(tied, v_hadd_rows(counts))
+        if split:
+            v_store(tied, v_hadd_rows(counts))
+            short_logs(s, first, count, maxima, sums, tied, log_sums, operation)
+        if keep:
+            short_factors(s, first, count, sums, tied, high, low, operation)
+            for r in range(count):
+                short_write(s.y + (first + r) * s.y_pitch, tile + r * pitch, whole, tail, v_set1(high[r]),
+                            v_set1(low[r]))
+
+
+cdef inline void short_exp(const real *x, Py_ssize_t whole, Py_ssize_t tail, real maximum, real inv_t, real *e,
+                           vec *total_out, vec *ties_out, const bint far, const bint keep,
+                           const bint split) noexcept nogil:
+    cdef shift_t shift = v_exp_shift_row(shift_of(maximum))
+    cdef vec t = v_set1(inv_t)
+    cdef vec total[NV]
+    cdef vec ties[NV]
+    cdef Py_ssize_t v, j
+    for j in range(NV):
+        total[j] = ties[j] = v_set1(0)
+    for v in range(whole):
+        exp_step(v_load(x + v * VL), &shift, t, e + v * VL, &total[v % NV], &ties[v % NV], far, keep, split)
+    exp_step(v_load_n(x + whole * VL, tail, -INFINITY), &shift, t, e + whole * VL, &total[whole % NV],
+             &ties[whole % NV], far, keep, split)
+    total_out[0] = fold_add(total)
+    if split:
+        ties_out[0] = fold_add(ties)
+
+
+cdef inline void short_logs(const Strip *s, Py_ssize_t first, Py_ssize_t count, const real *maxima, const real *sums,
+                            const real *tied, double *log_sums, const int operation) noexcept nogil:
+    cdef double u[VL]
+    cdef Py_ssize_t r
+    cdef bint nan
+    for r in range(VL):
+        u[r] = log_sums[r] = (tied[r] - <double> 1) + sums[r] / EXP_SCALE
+    log1p_run(log_sums, count)
+    for r in range(count):
+        nan = maxima[r] == INFINITY and has_nan(s.x + (first + r) * s.x_pitch, s.n, 1)
+        log_sums[r] = settle_log(maxima[r], u[r], log_sums[r], nan)
+        emit_log(s, first + r, maxima[r], log_sums[r], operation)
+
+
+cdef inline void short_factors(const Strip *s, Py_ssize_t first, Py_ssize_t count, const real *sums, const real *tied,
+                               real *high, real *low, const int operation) noexcept nogil:
+    # as join_softmax for a row of one block
+    cdef double q[VL]
+    cdef double rest[VL]
+    cdef Py_ssize_t r
+    cdef double total, lost
+    if operation == SOFTMAX:
         for r in range(VL):
-            u[r] = log_sums[r] = (tied[r] - <double> 1) + sums[r] / EXP_SCALE
-        log1p_run(log_sums, count)
-        for r in range(count):
-            nan = maxima[r] == INFINITY and has_nan(s.x + (first + r) * s.x_pitch, n, 1)
-            emit_log(s, first + r, maxima[r], settle_log(maxima[r], u[r], log_sums[r], nan), operation)
-            if operation == CROSS_ENTROPY_GRAD:
-                stats[1] = sums[r]
-                stats[2] = tied[r]
-                join_softmax(stats, 1, s.inv_t, s.coefficient[first + r])
-                scale_run(tile + r * pitch, s.y + (first + r) * s.y_pitch, n, stats[3])
+            quotient(1, sums[r], 0, q + r, rest + r)
+    else:
+        for r in range(VL):
+            two_sum(tied[r] * EXP_SCALE, sums[r], &total, &lost)
+            quotient(s.coefficient[first + (r if r < count else 0)], total, lost, q + r, rest + r)
+    for r in range(VL):
+        split_real(q[r], rest[r], high + r, low + r)
+
+
+cdef inline void short_write(real *y, const real *e, Py_ssize_t whole, Py_ssize_t tail, vec high,
+                             vec low) noexcept nogil:
+    cdef Py_ssize_t v
+    for v in range(whole):
+        v_store(y + v * VL, scaled(v_load(e + v * VL), high, low))
+    v_store_n(y + whole * VL, tail, scaled(v_load(e + whole * VL), high, low))
 
 
 # ------------------------------------------------------------------------------------------- longer rows
@@ -121,8 +149,8 @@ cdef inline const real *block_at(const Strip *s, Py_ssize_t row, Py_ssize_t b) n
     return s.x + row * s.x_pitch + b * BLOCK
 
 
-cdef inline void finish_row(const Strip *s, Py_ssize_t row, real *e, double *stats, Py_ssize_t blocks,
-                            const int operation, const bint scaled) noexcept nogil:
+cdef inline void finish_row(const Strip *s, Py_ssize_t row, double *stats, Py_ssize_t blocks,
+                            const int operation) noexcept nogil:
     cdef double m, log_sum
     if operation != SOFTMAX:
         join_log(stats, blocks, s.inv_t, &m, &log_sum)
@@ -131,57 +159,46 @@ cdef inline void finish_row(const Strip *s, Py_ssize_t row, real *e, double *sta
         join_softmax(stats, blocks, s.inv_t, s.coefficient[row] if s.coefficient != NULL else 1)
 
 
-cdef inline void write_blocks(const Strip *s, Py_ssize_t row, const real *e, const double *stats, Py_ssize_t blocks,
-                              const bint stream) noexcept nogil:
+cdef inline void write_blocks(const Strip *s, Py_ssize_t row, const real *e, const double *stats,
+                              Py_ssize_t blocks) noexcept nogil:
+    cdef real *y = s.y + row * s.y_pitch
     cdef Py_ssize_t b
     for b in range(blocks):
-        if stream:
-            stream_run(e + b * BLOCK, s.y + row * s.y_pitch + b * BLOCK, block_length(s.n, b), stats[STATS * b + 3])
+        if s.stream:
+            stream_run(e + b * BLOCK, y + b * BLOCK, block_length(s.n, b), stats[STATS * b + 3], stats[STATS * b + 4])
         else:
-            scale_run(e + b * BLOCK, s.y + row * s.y_pitch + b * BLOCK, block_length(s.n, b), stats[STATS * b + 3])
+            scale_run(e + b * BLOCK, y + b * BLOCK, block_length(s.n, b), stats[STATS * b + 3], stats[STATS * b + 4])
 
 
-cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const int operation,
-                           const bint scaled) noexcept nogil:
+cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
     # While one block is exponentiated, the maximum of the next is taken, so that its lines are on their way.
     cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
     cdef Py_ssize_t blocks = blocks_of(s.n), row, b
     cdef real m
-    cdef Pass aside
-    aside.behind = NULL
-    aside.y = NULL
-    aside.behind_n = 0
-    aside.scale = 0
+    cdef Ahead ahead
     m = block_max(s.x, block_length(s.n, 0))
     for row in range(s.rows):
         for b in range(blocks):
+            ahead.x = block_at(s, row, b)
+            ahead.n = 0
             if b + 1 < blocks:
-                aside.ahead = block_at(s, row, b + 1)
-                aside.ahead_n = block_length(s.n, b + 1)
+                ahead.x = block_at(s, row, b + 1)
+                ahead.n = block_length(s.n, b + 1)
             elif row + 1 < s.rows:
-                aside.ahead = block_at(s, row + 1, 0)
-                aside.ahead_n = block_length(s.n, 0)
-            else:
-                aside.ahead = block_at(s, row, b)
-                aside.ahead_n = 0
-            stats[STATS * b + 2] = 0
+                ahead.x = block_at(s, row + 1, 0)
+                ahead.n = block_length(s.n, 0)
             m = exp_block(block_at(s, row, b), block_length(s.n, b), m, <real> s.inv_t, scratch + b * BLOCK,
-                          stats + STATS * b, &aside, scaled, keep, operation != SOFTMAX, False, False)
-        finish_row(s, row, scratch, stats, blocks, operation, scaled)
+                          stats + STATS * b, &ahead, keep, operation != SOFTMAX)
+        finish_row(s, row, stats, blocks, operation)
         if keep:
-            write_blocks(s, row, scratch, stats, blocks, s.stream)
+            write_blocks(s, row, scratch, stats, blocks)
 
 
 cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
     if s.n <= SHORT and s.rows > VL // 4:
-        if s.inv_t == 1:
-            short_rows(s, scratch, operation, False)
-        else:
-            short_rows(s, scratch, operation, True)
-    elif s.inv_t == 1:
-        long_rows(s, scratch, stats, operation, False)
+        short_rows(s, scratch, operation)
     else:
-        long_rows(s, scratch, stats, operation, True)
+        long_rows(s, scratch, stats, operation)
 
 
 # ------------------------------------------------------------------------------------------- derivatives

@@ -117,7 +117,7 @@ cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
         reals += 2 * (stage_rows(job) * job.n + LANES)
         doubles += LOSS_CHUNK
     if is_loss(job.operation):
-        doubles += 3 * LOSS_CHUNK
+        doubles += loss_doubles(LOSS_CHUNK)
         reals += padded(job.n)
     return (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64 + reals * <Py_ssize_t> sizeof(real)
 
@@ -129,8 +129,8 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef Strip s
     cdef double *stats = <double *> scratch
     cdef double *per_row = stats + blocks_of(n) * STATS
-    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + (3 * LOSS_CHUNK if loss else 0))
-    cdef Py_ssize_t doubles = (blocks_of(n) * STATS + (3 * LOSS_CHUNK if loss else 0)
+    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + (loss_doubles(LOSS_CHUNK) if loss else 0))
+    cdef Py_ssize_t doubles = (blocks_of(n) * STATS + (loss_doubles(LOSS_CHUNK) if loss else 0)
                                + (0 if job.direct else LOSS_CHUNK))
     cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
     cdef real *spare = e + exp_reals(n)
@@ -143,14 +143,16 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     s.inv_t = 1 / job.temperature
     s.stream = job.stream
     limit = end - begin if job.direct else stage_rows(job)
-    if loss and limit > LOSS_CHUNK:
-        limit = LOSS_CHUNK
+    if loss and limit > loss_chunk(n):
+        limit = loss_chunk(n)
     while row < end:
         s.rows = inner - row % inner
         if s.rows > end - row:
             s.rows = end - row
         if s.rows > limit:
             s.rows = limit
+        if loss and s.rows > loss_chunk(n) - row % loss_chunk(n):
+            s.rows = loss_chunk(n) - row % loss_chunk(n)
         x = batch_at(job, &job.x, row)
         y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
         if job.direct:
@@ -208,7 +210,7 @@ cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
     if not job.direct:
         size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real) + across * <Py_ssize_t> sizeof(Py_ssize_t)
     if is_loss(job.operation):
-        size += 3 * across * <Py_ssize_t> sizeof(double)
+        size += loss_doubles(across) * <Py_ssize_t> sizeof(double) + job.n * <Py_ssize_t> sizeof(real)
     return size
 
 
@@ -227,15 +229,17 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     cdef bint loss = is_loss(job.operation)
     cdef Panel s
     cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width))
-    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (3 * across if loss else 0))
+    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (loss_doubles(across) if loss else 0))
     cdef real *tile = <real *> (kept + (0 if job.direct else across))
-    cdef real *tile_p = tile + n * across
+    cdef real *tile_p = tile + (0 if job.direct else n * across)
+    cdef real *spare = tile_p + (0 if job.direct else n * across + across)
     cdef char *x
     cdef char *y
     memset(&s, 0, sizeof(Panel))
     s.n = n
     s.inv_t = 1 / job.temperature
     s.stream = job.stream and job.direct
+    s.keep = tile_keeps(n, across)
     for unit in range(begin, end):
         column = unit % tiles * job.width
         row = unit // tiles * inner + column
@@ -266,7 +270,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
                 s.y = tile_p
                 s.y_step = 1
         if loss:
-            loss_columns(job, &s, row, unit, scratch, per_column)
+            loss_columns(job, &s, row, unit, scratch, per_column, spare)
         else:
             run_panel(&s, scratch, job.operation)
         if not job.direct and job.y.data != NULL:
@@ -313,8 +317,8 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
     cdef const real *block
     cdef real inv_t = <real> (1 / job.temperature), m
     cdef Py_ssize_t b, n
-    cdef Pass aside
-    memset(&aside, 0, sizeof(Pass))
+    cdef Ahead ahead
+    ahead.n = 0
     for b in range(begin, end):
         n = block_length(job.n, b)
         block = block_of(job, &job.x, x, b, n, stage)
@@ -322,12 +326,11 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
             stats[STATS * b] = block_dot_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), n)
             continue
         m = block_max(block, n)
-        aside.ahead = block
-        stats[STATS * b + 2] = 0
+        ahead.x = block
         if job.operation == SOFTMAX:
-            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &aside, True, False, False, False, False)
+            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, False, False)
         else:
-            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &aside, True, False, True, False, False)
+            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, False, True)
 
 
 cdef double block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n) noexcept nogil:
@@ -369,11 +372,11 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
     cdef const real *block
     cdef double unused[STATS]
     cdef Py_ssize_t b, n
-    cdef Pass aside
+    cdef Ahead ahead
     if job.operation == LOGSUMEXP:
         return
     y = batch_at(job, &job.y, row)
-    memset(&aside, 0, sizeof(Pass))
+    ahead.n = 0
     for b in range(begin, end):
         n = block_length(job.n, b)
         block = block_of(job, &job.x, x, b, n, stage)
@@ -382,12 +385,12 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
             gradient_run_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), target, n,
                             stats[0], 1 / job.temperature, job.stream)
         elif job.operation == SOFTMAX:
-            aside.ahead = block
-            exp_block(block, n, <real> stats[STATS * b], inv_t, e, unused, &aside, True, True, False, False, False)
+            ahead.x = block
+            exp_block(block, n, <real> stats[STATS * b], inv_t, e, unused, &ahead, True, False)
             if job.stream:
-                stream_run(e, target, n, stats[STATS * b + 3])
+                stream_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
             else:
-                scale_run(e, target, n, stats[STATS * b + 3])
+                scale_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
         else:
             split_log(stats[0], stats[1], 1 / job.temperature, &high, &low)
             log_run(block, target, n, high, low, inv_t, job.stream)

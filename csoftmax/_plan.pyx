@@ -2,6 +2,7 @@
 how the kernels walk. The only place where an array is ever copied, and only because it overlaps the result.
 """
 
+import math
 import os
 
 import numpy as np
@@ -13,8 +14,8 @@ from libc.stdint cimport uintptr_t
 
 from csoftmax cimport _core
 from csoftmax._job cimport (
-    COLUMNS, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS, ROWS, SOFTMAX, SOFTMAX_GRAD,
-    Job, Operand,
+    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS, ROWS, SOFTMAX, SOFTMAX_GRAD,
+    Job, Operand, loss_chunk,
 )
 
 cnp.import_array()
@@ -23,6 +24,7 @@ cdef extern from "csoftmax/_storage.h":
     enum:
         CSM_F16, CSM_BF16, CSM_F32, CSM_F64, CSM_B1, CSM_I8, CSM_U8, CSM_I16, CSM_U16, CSM_I32, CSM_U32, CSM_I64
         CSM_U64, CSM_SWAPPED
+    long long load_index "csm_load_index"(int, const char *) nogil
 
 cdef enum:
     TILE_COLUMNS_BYTES = 131072   # exponentials of a tile of columns should fit here
@@ -78,7 +80,7 @@ cdef int storage_of(object dtype) except -2:
         storage = CSM_I8 if size == 1 else (CSM_I16 if size == 2 else (CSM_I32 if size == 4 else CSM_I64))
     elif d.kind == c"u":
         storage = CSM_U8 if size == 1 else (CSM_U16 if size == 2 else (CSM_U32 if size == 4 else CSM_U64))
-    elif size == 2 and d.type.__name__ == "bfloat16":
+    elif size == 2 and (<object> dtype).type.__name__ == "bfloat16":
         storage = CSM_BF16
     if storage >= 0 and not cnp.PyArray_ISNBO(d.byteorder):
         storage += CSM_SWAPPED
@@ -140,7 +142,8 @@ cdef tuple normalize_axes(object axis, int ndim):
         return tuple(range(ndim))
     if ndim == 0:
         # a 0-d array is a row of one element
-        normalize_axis_tuple(axis, 1)
+        if axis not in (0, -1, (), (0,), (-1,)):
+            normalize_axis_tuple(axis, 0)
         return ()
     return normalize_axis_tuple(axis, ndim)
 
@@ -210,17 +213,20 @@ cdef cnp.ndarray reduced(cnp.ndarray y, tuple shape, tuple axes):
 # -------------------------------------------------------------------------------------------- memory walk
 
 cdef int lay_out(Job *job, tuple shape, tuple axes, list operands) except -1:
-    """Dimensions and strides of the job. `operands`: for x, p, y, mask an array or None; a y without the reduced
-    axes has length 1 there. Batch dimensions go from the largest stride to the smallest and are merged where all
+    """Dimensions and strides of the job. `operands`: for x, p, y, mask (target, upstream, row_loss) an array or
+    None; one without the reduced axes has length 1 there. Batch dimensions go from the largest stride to the smallest and are merged where all
     operands allow; reduced ones keep their order, since the order of a sum decides its last bits.
     """
-    cdef Operand *into[4]
+    cdef Operand *into[7]
     cdef int d, k, ndim = len(shape), count = len(operands)
     cdef Py_ssize_t size
     into[0] = &job.x
     into[1] = &job.p
     into[2] = &job.y
     into[3] = &job.mask
+    into[4] = &job.target
+    into[5] = &job.upstream
+    into[6] = &job.row_loss
     strides = [None] * count
     for k in range(count):
         into[k].data = NULL
@@ -498,7 +504,10 @@ def logsumexp(x, axis, where, keepdims, out, dtype):
     else:
         shape = tuple([a.shape[d] for d in range(a.ndim) if d not in axes])
     if out is None:
-        y = np.empty(shape, result)
+        # of the input's memory order
+        y = like(a[(*[slice(0, 1) if d in axes else slice(None) for d in range(a.ndim)], ...)], result)
+        if tuple_shape(y) != shape:
+            y = y.squeeze(axes) if a.size else np.empty(shape, result)
     else:
         y = check_out(out, shape, result)
         a = apart(a, y, False)
@@ -558,6 +567,136 @@ def backward(int operation, v, output, axis, temperature, out, name):
     return y
 
 
+def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, reduction, grad_output, out, bint grad):
+    """The loss, and with `grad` its gradient too, as a pair."""
+    cdef Job job
+    cdef cnp.ndarray a = as_array("logits", logits), t, y = None, per_row = None, upstream = None, w = None, partial
+    cdef double counted, smoothing = check_smoothing(label_smoothing)
+    cdef bint indices, wide
+    if isinstance(axis, (tuple, list)) or axis is None:
+        raise TypeError(f"axis must be an integer: the class axis of the logits, not {axis!r}")
+    if a.ndim == 0:
+        raise ValueError("logits must have a class axis, but are 0-d")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', not {reduction!r}")
+    axes = normalize_axes(axis, a.ndim)
+    cdef int class_axis = axes[0]
+    shape = tuple_shape(a)
+    classes = shape[class_axis]
+    rest = shape[:class_axis] + shape[class_axis + 1:]
+    t = as_array("target", target)
+    indices = not is_float(storage_of(t.dtype))
+    if t.dtype == bool:
+        raise TypeError("target must be integer class indices or float probabilities, not bool")
+    if tuple_shape(t) != (rest if indices else shape):
+        raise ValueError(f"target has shape {tuple_shape(t)}, but "
+                         + (f"class indices need the logits' shape without the class axis, {rest}" if indices
+                            else f"class probabilities need the logits' shape, {shape}"))
+    if weight is not None:
+        w = np.ascontiguousarray(as_array("weight", weight), dtype=np.float64)
+        if tuple_shape(w) != (classes,):
+            raise ValueError(f"weight has shape {tuple_shape(w)}, but there are {classes} classes")
+    ignored = operator_index("ignore_index", ignore_index)
+    counted = check_indices(t, classes, ignored, w) if indices else <double> t.size / max(classes, 1)
+    result = result_dtype(a.dtype, None)
+    loss_dtype = FLOAT64 if is_wide(a.dtype) else FLOAT32
+    if grad:
+        upstream = as_upstream(grad_output, rest if reduction == "none" else ())
+        y = like(a, result) if out is None else check_out(out, shape, result)
+        if out is not None:
+            a = apart(a, y, True)
+            t = apart(t, y, False)
+            if upstream is not None:
+                upstream = apart(upstream, y, False)
+    if reduction == "none":
+        per_row = np.zeros(rest, loss_dtype)
+    if a.size == 0:
+        loss = per_row if reduction == "none" else loss_dtype.type(0 if reduction == "sum" else np.nan)
+        return (loss, y) if grad else loss
+    wide = is_wide(a.dtype)
+    job.operation = CROSS_ENTROPY_GRAD if grad else CROSS_ENTROPY
+    job.temperature = 1
+    job.loss.indices = indices
+    job.loss.smoothing = smoothing
+    job.loss.ignore_index = ignored
+    job.loss.weight = NULL if w is None else <double *> cnp.PyArray_DATA(w)
+    job.loss.scale = 1 / counted if reduction == "mean" and counted != 0 else 1
+    lay_out(&job, shape, axes, [
+        a, None, y, None,
+        np.expand_dims(t, class_axis) if indices else t,
+        None if upstream is None else np.expand_dims(np.broadcast_to(upstream, rest), class_axis),
+        None if per_row is None else np.expand_dims(per_row, class_axis),
+    ])
+    find_walk(&job, wide)
+    parts = job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
+    partial = np.zeros(0 if reduction == "none" else parts)
+    job.partial = <double *> cnp.PyArray_DATA(partial)
+    _core.run(&job, wide)
+    if reduction == "none":
+        loss = per_row if per_row.ndim else per_row[()]
+    else:
+        total = float(partial.sum())
+        if reduction == "mean":
+            total = total / counted if counted != 0 else np.nan
+        loss = loss_dtype.type(total)
+    return (loss, y) if grad else loss
+
+
+cdef double check_smoothing(object smoothing) except -1:
+    cdef double s = float(smoothing)
+    if not 0 <= s <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1, not {smoothing!r}")
+    return s
+
+
+cdef object operator_index(name, object value):
+    if not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    return value.__index__()
+
+
+cdef cnp.ndarray as_upstream(object grad_output, tuple shape):
+    if grad_output is None:
+        return None
+    upstream = as_array("grad_output", grad_output).astype(np.float64)
+    if tuple_shape(upstream) != shape:
+        raise ValueError(f"grad_output has shape {tuple_shape(upstream)}, but the loss has shape {shape}")
+    return upstream
+
+
+cdef double check_indices(cnp.ndarray target, object classes, object ignored, cnp.ndarray weight) except? -1:
+    """The weight of the targets that count; `IndexError` for the first that is neither a class nor ignored."""
+    cdef Py_ssize_t count = classes, i, inner, stride
+    cdef long long index, ignore = ignored if -2 ** 63 <= ignored < 2 ** 63 else -1
+    cdef double total = 0
+    cdef double *w = NULL if weight is None else <double *> cnp.PyArray_DATA(weight)
+    cdef int storage = storage_of(target.dtype)
+    cdef cnp.flatiter walk = cnp.PyArray_IterNew(target)
+    cdef const char *p
+    if target.ndim <= 1:
+        inner = target.size
+        stride = target.strides[0] if target.ndim else 0
+    else:
+        inner = 0
+        stride = 0
+    p = <const char *> cnp.PyArray_DATA(target)
+    for i in range(target.size):
+        if not inner:
+            p = <const char *> cnp.PyArray_ITER_DATA(walk)
+        index = load_index(storage, p)
+        if index != ignore:
+            if not 0 <= index < count:
+                where = np.unravel_index(i, tuple_shape(target))
+                raise IndexError(f"target{list(map(int, where))} is {target.flat[i]}, which is not a class index from 0 to "
+                                 f"{count - 1} nor ignore_index ({ignored})")
+            total += 1 if w == NULL else w[index]
+        if inner:
+            p += stride
+        else:
+            cnp.PyArray_ITER_NEXT(walk)
+    return total
+
+
 def jacobian(output, axis, out):
     """diag(p) - p p^T of each row of `output`, in two trailing axes."""
     cdef cnp.ndarray p = as_array("output", output), y, rows
@@ -565,9 +704,10 @@ def jacobian(output, axis, out):
     result = result_dtype(p.dtype, None)
     rest = [d for d in range(p.ndim) if d not in axes]
     batch = tuple([p.shape[d] for d in rest])
-    rows = np.ascontiguousarray(p.transpose(rest + sorted(axes)).reshape(batch + (-1,) if p.size else batch + (0,)))
+    n = math.prod([p.shape[d] for d in axes])
+    rows = np.ascontiguousarray(p.transpose(rest + sorted(axes))).reshape(batch + (n,))
     rows = rows.astype(FLOAT64 if is_wide(result) else FLOAT32, copy=False)
-    shape = batch + (rows.shape[rows.ndim - 1],) * 2
+    shape = batch + (n, n)
     y = np.empty(shape, result) if out is None else check_out(out, shape, result)
     if overlap(rows, y):
         rows = rows.copy()

@@ -24,7 +24,7 @@ def axes_of(ndim, axis):
 
 
 def _shifted(x, axis, temperature, where):
-    """Maximum of each row, (x - maximum) / temperature, its exponentials, their sum, and the mask."""
+    """Maximum of each row, (x - maximum) / temperature, its exponentials, log of their sum, and the mask."""
     x = wide(x)
     axes = axes_of(x.ndim, axis)
     kept = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
@@ -36,28 +36,32 @@ def _shifted(x, axis, temperature, where):
     lost = np.where(np.isfinite(lost), lost, 0)
     shifted, lost = shifted / WIDE(temperature), lost / WIDE(temperature)
     powers = np.where(kept, np.exp(shifted) * (1 + lost), 0)
-    return top, shifted + lost, powers, powers.sum(axis=axes, keepdims=True), kept
+    # The maxima count 1 each: without the first of them the sum keeps its digits where it is close to 1.
+    count = (powers == 1).sum(axis=axes, keepdims=True)
+    rest = np.where(powers == 1, 0, powers).sum(axis=axes, keepdims=True)
+    return top, shifted + lost, powers, np.log1p(count - 1 + rest), kept
 
 
 @np.errstate(all="ignore")
 def softmax(x, axis=-1, temperature=1.0, where=None):
     """Probabilities; 0 where the mask leaves an element out."""
-    _, _, powers, total, kept = _shifted(x, axis, temperature, where)
+    _, _, powers, _, kept = _shifted(x, axis, temperature, where)
+    total = powers.sum(axis=axes_of(powers.ndim, axis), keepdims=True)
     return np.where(kept, powers / total, 0)
 
 
 @np.errstate(all="ignore")
 def log_softmax(x, axis=-1, temperature=1.0, where=None):
     """Log-probabilities; -inf where the mask leaves an element out."""
-    _, shifted, _, total, kept = _shifted(x, axis, temperature, where)
-    return np.where(kept, shifted - np.log(total), -np.inf)
+    _, shifted, _, log_total, kept = _shifted(x, axis, temperature, where)
+    return np.where(kept, shifted - log_total, -np.inf)
 
 
 @np.errstate(all="ignore")
 def logsumexp(x, axis=-1, where=None, keepdims=False):
     """log(sum(exp(x))); an infinite maximum is the result itself."""
-    top, _, _, total, _ = _shifted(x, axis, 1.0, where)
-    result = np.where(np.isinf(top), top, top + np.log(total))
+    top, _, _, log_total, _ = _shifted(x, axis, 1.0, where)
+    result = np.where(np.isinf(top), top, top + log_total)
     return result if keepdims else result.squeeze(axes_of(np.ndim(x), axis))
 
 
@@ -100,24 +104,23 @@ def target_weights(classes, target, axis=-1, weight=None, ignore_index=-100, lab
 
 @np.errstate(all="ignore")
 def cross_entropy(logits, target, axis=-1, *, reduction="mean", grad_output=None, **options):
-    """Loss and its gradient by the logits, as PyTorch defines every option, each followed by its `scale`.
+    """Loss, its gradient by the logits as PyTorch defines every option, and that gradient's scale.
 
     Each row's loss is -sum_c a_c log p_c, so that its gradient is p sum(a) - a; the options only choose `a`.
-    The scales, for `ulp_error`, are the sizes of the terms that are rounded before they are added up.
+    The scale, for `ulp_error`, is the size of the two terms that the gradient cancels.
     """
     log_p = np.moveaxis(log_softmax(logits, axis), axis, -1)
     a, divisor = target_weights(log_p.shape[-1], target, axis, **options)
     total = a.sum(axis=-1, keepdims=True)
     loss = np.where(a == 0, 0, -a * log_p).sum(axis=-1)
-    loss_scale = loss + total[..., 0]
     upstream = WIDE(1) if grad_output is None else wide(grad_output)[..., None]
     if reduction != "none":
-        loss, loss_scale = loss.sum(), loss_scale.sum()
+        loss = loss.sum()
     if reduction == "mean":
-        loss, loss_scale, upstream = loss / divisor, loss_scale / divisor, upstream / divisor
+        loss, upstream = loss / divisor, upstream / divisor
     grad = np.where(total == 0, 0, (np.exp(log_p) * total - a) * upstream)
     grad_scale = np.where(total == 0, 0, (np.exp(log_p) * total + a) * np.abs(upstream))
-    return loss, loss_scale, np.moveaxis(grad, -1, axis), np.moveaxis(grad_scale, -1, axis)
+    return loss, np.moveaxis(grad, -1, axis), np.moveaxis(grad_scale, -1, axis)
 
 
 def ulp(value, dtype):

@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import instructions  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
 from cases import Cell, Problem  # noqa: E402
@@ -61,9 +62,19 @@ def test_contenders_take_turns():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
     times = measure.interleave(runs, threads=1, rounds=4, block=0, budget=1e9, dropout=1e9)
-    warm_up_and_timed = [name for name in "abc" for _ in range(2)]
-    assert order == list("abc") + warm_up_and_timed * 4
+    assert order[-24:] == list("aabbcc") * 4  # a call to warm up, a timed one, the next contender
     assert {name: len(rounds) for name, rounds in times.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+@pytest.mark.parametrize(("now", "fine"), [(900, True), (1019, True), (1021, False)])
+def test_more_instructions_than_the_tolerance_fail(now, fine, capsys):
+    before = {"softmax": 1000, "other": 7}
+    assert instructions.compare(before, {"softmax": now, "other": 7}) is fine
+    assert ("SLOWER" in capsys.readouterr().out) is not fine
+
+
+def test_every_case_has_its_count():
+    assert json.loads(instructions.SNAPSHOT.read_text())["instructions"].keys() == instructions.CASES.keys()
 
 
 def figure(threads, shape, contender, median, suite="cells", operation="softmax", dtype="float32"):
@@ -96,6 +107,7 @@ def write_json(path, threads):
         "release": "6.1",
         "libc": "glibc 2.36",
         "python_version": "3.11.7",
+        "csoftmax": {"compiler": "GCC 12"},
         "versions": {"csoftmax": "0.1", "NumPy": "2.0", "PyTorch": "2.1"},
     }
     path.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks}))

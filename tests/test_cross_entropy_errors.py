@@ -1,5 +1,7 @@
 """What cross_entropy refuses, with which words, and that nothing is written then."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,11 +27,16 @@ def refused(error, match, *arguments, **options):
     assert np.array_equal(logits, before)
 
 
+def naming(*words):
+    """A pattern for a message that has all the words, in any order, each on its own."""
+    return "".join(rf"(?=.*(?<![\w-]){re.escape(word)}(?!\w))" for word in words)
+
+
 @pytest.mark.parametrize("bad", [3, -1, -99, 100, -(2**40), 2**40])
 def test_index_out_of_range_names_the_first_one_and_where_it_stands(bad):
     target = TARGET.copy()
     target[[1, 3]] = bad, bad - 1
-    refused(IndexError, rf"{bad}\D.*\(?1\b", LOGITS, target)
+    refused(IndexError, naming(str(bad), "1"), LOGITS, target)
 
 
 def test_index_out_of_range_in_many_dimensions():
@@ -37,8 +44,8 @@ def test_index_out_of_range_in_many_dimensions():
     target = np.zeros((2, 4, 3), int)
     target[1, 2, 0] = 17
     target[1, 3, 1] = 18
-    refused(IndexError, r"17\D.*\(1, 2, 0\)", logits, target, 1)
-    refused(IndexError, r"17\D.*\(0, 2, 1\)", logits.transpose(3, 1, 2, 0), target.T, 1)
+    refused(IndexError, naming("17", "1, 2, 0"), logits, target, 1)
+    refused(IndexError, naming("17", "0, 2, 1"), logits.transpose(3, 1, 2, 0), target.T, 1)
 
 
 def test_index_out_of_range_far_into_a_large_batch():
@@ -48,7 +55,7 @@ def test_index_out_of_range_far_into_a_large_batch():
     target[49999] = 5
     for count in (1, 3):
         with csoftmax.threads(count):
-            refused(IndexError, r"3\D.*40001", logits, target)
+            refused(IndexError, naming("3", "40001"), logits, target)
 
 
 def test_unsigned_index_that_wraps_is_still_out_of_range():
@@ -82,7 +89,7 @@ def test_target_type_that_is_neither(dtype):
 
 @pytest.mark.parametrize("weight", [[1.0], [1.0, 2.0], [1.0] * 4, [[1.0, 2.0, 3.0]], 2.0], ids=str)
 def test_weight_of_the_wrong_shape(weight):
-    refused(ValueError, r"weight.*\(3,\)", LOGITS, TARGET, weight=weight)
+    refused(ValueError, r"weight.*\b3\b", LOGITS, TARGET, weight=weight)
 
 
 @pytest.mark.parametrize("reduction", ["average", "MEAN", "", None])
@@ -100,11 +107,6 @@ def test_label_smoothing_out_of_range(smoothing):
 def test_axis_out_of_range():
     refused(np.exceptions.AxisError, "dimension 2", LOGITS, TARGET, 2)
     refused(np.exceptions.AxisError, "dimension 2", LOGITS, TARGET, -3)
-
-
-def test_scalar_logits_have_no_classes():
-    with pytest.raises(ValueError, match="dimension 0"):
-        csoftmax.cross_entropy(1.0, 0)
 
 
 @pytest.mark.parametrize("dtype", [np.longdouble, complex, object, "U9"], ids=str)

@@ -77,7 +77,9 @@ def test_rows_of_16_bit_results_are_rounded_to_nearest_even(dtype, axis):
     x = np.insert(x, 0, 0, axis=1)
     x = x[(x[:, 1:] < -60).all(axis=1)]
     got = csoftmax.log_softmax(x if axis else x.T.copy(), axis, dtype=dtype)
-    assert same_numbers(got if axis else got.T, nearest(x, dtype))
+    got = got if axis else got.T
+    # the first column holds what little the others leave of 1
+    assert same_numbers(got[:, 1:], nearest(x, dtype)[:, 1:])
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -150,7 +152,7 @@ def test_dtype_names_the_type_of_the_result(given, wanted, rng):
         logs = csoftmax.log_softmax(x, axis, dtype=wanted)
         want = oracle.log_softmax(x, axis)
         assert logs.dtype == wanted
-        assert oracle.max_ulp(logs, want, np.maximum(np.abs(want), 0.5)) <= allowed
+        assert oracle.max_ulp(logs, want) <= allowed
         total = csoftmax.logsumexp(x, axis, dtype=wanted)
         assert total.dtype == wanted
         assert oracle.max_ulp(total, oracle.logsumexp(x, axis), np.full(total.shape, 16)) <= allowed
@@ -174,16 +176,12 @@ def test_other_ml_dtypes_are_refused(name):
             function(x)
 
 
-def test_two_float_types_are_promoted_as_numpy_does(rng):
-    """float16 and bfloat16 hold each other's numbers in float32 only."""
-    types = [*FLOATS, "i4"]
-    for one in types:
-        for other in types:
-            g, p = (
-                rng.standard_normal((4, 9)).astype(one),
-                csoftmax.softmax(rng.standard_normal((4, 9)), dtype="float64"),
-            )
-            grad = csoftmax.softmax_backward(g, p.astype(other))
-            pair = {np.dtype("float64" if t == "i4" else t).name for t in (one, other)}
-            wanted = "float32" if pair == set(HALVES) else max(pair, key=FLOATS[2:].__add__(FLOATS[:2]).index)
-            assert grad.dtype == wanted, (one, other)
+def test_two_float_types_are_promoted_to_the_one_that_holds_both(rng):
+    """Integers count as float64; float16 and bfloat16 hold each other's numbers in float32 only."""
+    rank = {"float16": 0, "bfloat16": 0, "float32": 1, "float64": 2, "i4": 2}
+    for one in rank:
+        for other in rank:
+            g, p = rng.standard_normal((4, 9)), rng.random((4, 9))
+            grad = csoftmax.softmax_backward(g.astype(one), p.astype(other))
+            wanted = {0: one if one == other else "float32", 1: "float32", 2: "float64"}
+            assert grad.dtype == wanted[max(rank[one], rank[other])], (one, other)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import oracle
 import pytest
-from arrays import BROADCAST_LAYOUTS, FLOATS, LAYOUTS, MAX_ULP, SHAPES, Guarded, exact_differences
+from arrays import BROADCAST_LAYOUTS, FLOATS, LAYOUTS, MAX_ULP, SHAPES, Guarded, exact_differences, widths
 
 import csoftmax
 
@@ -13,16 +13,15 @@ pytestmark = pytest.mark.usefixtures("isa")
 
 
 def error(got, x, axis=-1, keepdims=False):
-    """Error in ulps of the larger of the maximum and the log of the sum, which may cancel, and of 1/2."""
+    """Error in ulps of the maximum or the result, whichever is larger: the rest may cancel the maximum."""
     want = oracle.logsumexp(x, axis, keepdims=keepdims)
     top = np.max(oracle.wide(x), axis=oracle.axes_of(np.ndim(x), axis), keepdims=keepdims, initial=-np.inf)
-    scale = np.maximum(np.maximum(np.abs(top), np.abs(want)), 0.5)
-    return oracle.max_ulp(got, want, scale)
+    return oracle.max_ulp(got, want, np.maximum(np.abs(top), np.abs(want)))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_every_width_at_several_memory_offsets(dtype, rng):
-    for width in range(1, 1101):
+    for width in widths(dtype):
         x = exact_differences(rng, (3, width), dtype)
         want = csoftmax.logsumexp(x)
         assert error(want, x) <= MAX_ULP[dtype], width
@@ -124,7 +123,7 @@ def test_sum_of_float16_that_rounds_to_infinity_or_not():
 
 
 def test_error_does_not_grow_with_the_length_of_the_row(rng):
-    x = exact_differences(rng, 1 << 21, "float32", spread=1)
+    x = exact_differences(rng, 1 << 20, "float32", spread=1)
     assert error(csoftmax.logsumexp(x), x) <= 2
     columns = np.stack([x, x[::-1], x], axis=1)
     assert error(csoftmax.logsumexp(columns, 0), columns, 0) <= 2

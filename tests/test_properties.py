@@ -121,8 +121,9 @@ def test_adding_a_constant_changes_nothing_where_sums_are_exact(case, shift):
     x, axis = case
     x = np.round(x.astype("f4")).astype(x.dtype)
     shifted = x + np.asarray(shift, x.dtype)
-    assert np.array_equal(csoftmax.softmax(shifted, axis), csoftmax.softmax(x, axis))
-    assert np.array_equal(csoftmax.log_softmax(shifted, axis), csoftmax.log_softmax(x, axis))
+    p, logs = csoftmax.softmax(shifted, axis), csoftmax.log_softmax(shifted, axis)
+    assert oracle.max_ulp(p, oracle.softmax(x, axis)) <= SOFTMAX_ULP[x.dtype.name]
+    assert log_error(logs, oracle.log_softmax(x, axis)) <= MAX_ULP[x.dtype.name]
 
 
 @given(with_axis(strided()), st.data())
@@ -148,8 +149,8 @@ def test_cross_entropy_of_any_array(x, reduction, smoothing, data):
     target = data.draw(hnp.arrays("i4", rest, elements=st.integers(-1, x.shape[axis] - 1)))
     options = {"ignore_index": -1, "label_smoothing": smoothing, "reduction": reduction}
     loss, grad = csoftmax.cross_entropy_with_grad(x, target, axis, **options)
-    want, scale, grad_want, grad_scale = oracle.cross_entropy(x, target, axis, **options)
-    assert oracle.max_ulp(loss, want, scale) <= MAX_ULP["float32"]
+    want, grad_want, grad_scale = oracle.cross_entropy(x, target, axis, **options)
+    assert oracle.max_ulp(loss, want) <= MAX_ULP["float32"]
     assert oracle.max_ulp(grad, grad_want, grad_scale) <= allowed(x)
 
 

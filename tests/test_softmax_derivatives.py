@@ -10,7 +10,7 @@ import csoftmax
 pytestmark = pytest.mark.usefixtures("isa")
 
 OPERATORS = [csoftmax.softmax_backward, csoftmax.softmax_jvp]
-MAX_ULP = 4
+MAX_ULP = 6  # of the terms of g - dot; NumPy's formula reaches 5.4
 
 
 def pair(rng, shape, dtype, axis=-1):

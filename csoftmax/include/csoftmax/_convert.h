@@ -106,14 +106,6 @@ CSM_HALF(bf16)
 #endif
 
 /* -------------------------------------------------------------------------------------- strided runs */
-CSM_INLINE void csm_fetch(void *to, const char *from, size_t size, int swapped) {
-    if (!swapped) {
-        memcpy(to, from, size);
-    } else {
-        for (size_t i = 0; i < size; i++) ((char *)to)[i] = from[size - 1 - i];
-    }
-}
-
 /* n elements at p, p + stride, ... into dst */
 static void csm_load_run(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, csm_real *dst) {
     const int swapped = storage & CSM_SWAPPED, kind = storage & ~CSM_SWAPPED;
@@ -241,32 +233,6 @@ static void csm_mask_run(const char *mask, ptrdiff_t stride, ptrdiff_t n, csm_re
             dst[i] = on ? dst[i] : out;
             *kept += on;
         }
-    }
-}
-
-CSM_INLINE int64_t csm_load_index(int storage, const char *p) {
-    const int swapped = storage & CSM_SWAPPED;
-    switch (storage & ~CSM_SWAPPED) {
-#define CSM_INDEX(T)                                                                                         \
-    {                                                                                                        \
-        T v;                                                                                                 \
-        csm_fetch(&v, p, sizeof v, swapped);                                                                 \
-        return (int64_t)v;                                                                                   \
-    }
-    case CSM_I8: CSM_INDEX(int8_t)
-    case CSM_U8: CSM_INDEX(uint8_t)
-    case CSM_I16: CSM_INDEX(int16_t)
-    case CSM_U16: CSM_INDEX(uint16_t)
-    case CSM_I32: CSM_INDEX(int32_t)
-    case CSM_U32: CSM_INDEX(uint32_t)
-    case CSM_I64: CSM_INDEX(int64_t)
-    case CSM_U64: {
-        uint64_t v;
-        csm_fetch(&v, p, sizeof v, swapped);
-        return v > (uint64_t)INT64_MAX ? INT64_MAX : (int64_t)v;
-    }
-#undef CSM_INDEX
-    default: return -1;
     }
 }
 

@@ -1,7 +1,9 @@
 /* The names the kernels use, bound to the precision a module is compiled for (CSM_BITS = 32 or 64).
  *
  * LANES accumulators take part in every sum, whatever the level: element i of a block goes to accumulator
- * i % LANES, and the accumulators are folded by halving. A vector holds VL of them, NV vectors hold all.
+ * i % LANES, and the accumulators are folded by halving. A vector holds VL of them, NV vectors hold all. Each
+ * SUBBLOCK has accumulators of its own, which are added to those of the block: no chain of additions is longer
+ * than eight. Blocks beyond SHORT are folded in higher precision.
  */
 #ifndef CSOFTMAX_LANES_H
 #define CSOFTMAX_LANES_H
@@ -18,11 +20,11 @@
 
 #if CSM_BITS == 32
 typedef float csm_real;
-enum { LANES = 16, BLOCK = 1024 };
+enum { LANES = 16, BLOCK = 1024, SUBBLOCK = 128, SHORT = 64 };
 #define CSM_TINY_SCALE 0x1p-100
 #else
 typedef double csm_real;
-enum { LANES = 8, BLOCK = 512 };
+enum { LANES = 8, BLOCK = 512, SUBBLOCK = 64, SHORT = 64 };
 #define CSM_TINY_SCALE 0x1p-960
 #endif
 
@@ -48,6 +50,9 @@ enum { STEP = NV > 4 ? NV : 4 };
 #define v_fma CSM_T(fma)
 #define v_max CSM_T(max)
 #define v_exp CSM_T(exp)
+#define v_exp_shift CSM_T(exp_shift)
+#define v_exp_shift_row CSM_T(exp_shift_row)
+#define v_exp_near CSM_T(exp_near)
 #define v_and_eq CSM_T(and_eq)
 #define v_and_ne CSM_T(and_ne)
 #define v_select_lt CSM_T(select_lt)
@@ -58,5 +63,47 @@ enum { STEP = NV > 4 ? NV : 4 };
 #define EXP_SCALE ((double)CSM_T(EXP_SCALE))
 /* factors of exponentials travel scaled up by this, so that none is subnormal */
 #define CSM_FACTOR_SCALE 0x1p108
+
+typedef CSM_T(csm_shift) csm_shift;
+
+/* a + b = sum + error, exactly (D. E. Knuth, The Art of Computer Programming, vol. 2, 4.2.2) */
+CSM_INLINE void csm_two_sum(double a, double b, double *sum, double *error) {
+    const double s = a + b, t = s - a;
+    *error = (a - (s - t)) + (b - t);
+    *sum = s;
+}
+
+/* LANES accumulators, `step` apart, to hi + lo */
+CSM_INLINE void csm_fold(const csm_real *a, ptrdiff_t step, double *hi, double *lo) {
+    double s[LANES];
+    *lo = 0;
+    for (int i = 0; i < LANES; i++) s[i] = a[i * step];
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+#if CSM_BITS == 32
+            s[i] += s[i + half];
+#else
+            double error;
+            csm_two_sum(s[i], s[i + half], &s[i], &error);
+            *lo += error;
+#endif
+        }
+    }
+    *hi = s[0];
+}
+
+/* a / (b + rest) = hi + lo, with what the division lost in lo */
+CSM_INLINE void csm_quotient(double a, double b, double rest, double *hi, double *lo) {
+    *hi = a / b;
+    *lo = (fma(-*hi, b, a) - *hi * rest) / b;
+    if (!(fabs(*lo) < INFINITY)) *lo = 0;
+}
+
+/* hi + lo as two reals */
+CSM_INLINE void csm_split(double hi, double lo, csm_real *high, csm_real *low) {
+    *high = (csm_real)hi;
+    *low = (csm_real)((hi - (double)*high) + lo);
+    if (!(fabs((double)*low) < INFINITY)) *low = 0;
+}
 
 #endif /* CSOFTMAX_LANES_H */

@@ -1,12 +1,16 @@
 /* exp and log1p over the lane primitives, written once for both precisions and every level.
  *
- * exp: d = k ln2 + f with k a multiple of 1/16 where 16 table entries can be permuted in a register
- * (AVX-512), else of 1; two-constant Cody-Waite reduction (W. J. Cody and W. Waite, Software Manual for the
- * Elementary Functions, 1980); e^f = 1 + f + f^2 h(f) with h minimax on the reduced range. k is rounded, and
- * its power of two made, by adding a magic number (P. T. P. Tang, doi:10.1145/63522.214214 for the table).
+ * exp(x - m), m the maximum: x - m = k ln2 + f with k a multiple of 1/16 where 16 table entries can be permuted
+ * in a register (AVX-512), else of 1; two-constant Cody-Waite reduction (W. J. Cody and W. Waite, Software Manual
+ * for the Elementary Functions, 1980); e^f = 1 + f + f^2 h(f) with h minimax on the reduced range. k is rounded,
+ * and its power of two made, by adding a magic number (P. T. P. Tang, doi:10.1145/63522.214214 for the table).
+ *
+ * The rounding of x - m is what other implementations lose most by: many ulp where x - m is large. Here x and m
+ * are each reduced by multiples of ln2, which is exact, and only the two remainders are subtracted ("near"). Where
+ * |m| is beyond EXP_NEAR, x - m is itself exact for every x whose exponential is not 0, and is taken first.
  *
  * The result is scaled up by 2^EXP_BIAS: what would be subnormal is normal here, and is rounded once, by the
- * caller's last multiplication. d below EXP_MIN gives exactly 0, NaN stays NaN.
+ * caller's last multiplication. x - m below EXP_MIN gives exactly 0, NaN stays NaN, and x = m gives exactly 1.
  *
  * log1p: the reduction and coefficients of the freely usable fdlibm algorithm (Sun Microsystems, 1993), in
  * double lanes only: the logarithm of a sum is taken once a row.
@@ -28,6 +32,8 @@ enum { EXP_BIAS_f32 = 24, EXP_BIAS_f64 = 54 };
 /* e^EXP_MIN lies below half of the smallest subnormal */
 #define EXP_MIN_f32 -103.98f
 #define EXP_MIN_f64 -745.14
+#define EXP_NEAR_f32 256.0f
+#define EXP_NEAR_f64 2048.0
 #define EXP_LOG2E 1.4426950408889634
 #define EXP_LN2_HI_f32 0.693359375f
 #define EXP_LN2_LO_f32 -2.12194440e-4f
@@ -48,6 +54,18 @@ CSM_ALIGN(64) static const uint64_t csm_exp_table_f64[16] = {
     0xfffea09e667f3bcd, 0xfffea11473eb0187, 0xfffeace5422aa0db, 0xfffec49182a3f090,
     0xfffee89f995ad3ad, 0xffff199bdd85529c, 0xffff5818dcfba487, 0xffffa4afa2a490da};
 
+/* what the entries of the double table lack, relative to them */
+CSM_ALIGN(64) static const double csm_exp_low_f64[16] = {
+    0x0.0p+0, 0x1.79aa65d837b6dp-54, -0x1.01b15eaa59348p-55, 0x1.68efde3a8a894p-54,
+    0x1.34d754db0abb6p-55, 0x1.59f48a72a4c6dp-55, 0x1.690cebb7aafb0p-56, 0x1.063e1e21c5409p-54,
+    -0x1.3b3efbf5e2228p-54, -0x1.b32dcb94da51dp-56, 0x1.db72fc1f0eab4p-55, 0x1.1affc2b91ce27p-56,
+    0x1.c1a7792cb3387p-55, 0x1.36eae30af0cb3p-56, 0x1.4a385a63d07a7p-56, -0x1.ff7128fd391f0p-55};
+
+CSM_INLINE v_f64 csm_power_low_f64(v_f64 z) {
+    return _mm512_permutex2var_pd(_mm512_load_pd(csm_exp_low_f64), _mm512_castpd_si512(z),
+                                  _mm512_load_pd(csm_exp_low_f64 + 8));
+}
+
 CSM_INLINE v_f32 csm_power_f32(v_f32 z) {
     const __m512i i = _mm512_castps_si512(z);
     const __m512i t = _mm512_permutexvar_epi32(i, _mm512_load_si512((const void *)csm_exp_table_f32));
@@ -61,6 +79,9 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(i, 48), t));
 }
 
+/* in double precision the digits that the table's entries lost are put back */
+#define EXP_REFINE_f32(q, z) (q)
+#define EXP_REFINE_f64(q, z) add_f64(q, csm_power_low_f64(z))
 #define EXP_H_f32(f) fma_f32(f, set1_f32(0x1.5556398c6f960p-3f), set1_f32(0x1.00022022a1c8ap-1f))
 #define EXP_H_f64(f)                                                                                         \
     CSM_HORNER_f64(f, 5, 0x1.6c14c5dfe64a3p-10, 0x1.11123b442993ep-7, 0x1.5555555900631p-5,                  \
@@ -68,6 +89,8 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
 #else
 #define EXP_MAGIC_f32 (0x1.8p23f + 127 + EXP_BIAS_f32)
 #define EXP_MAGIC_f64 (0x1.8p52 + 1023 + EXP_BIAS_f64)
+#define EXP_REFINE_f32(q, z) (q)
+#define EXP_REFINE_f64(q, z) (q)
 #define csm_power_f32(z) bits_shl_f32(z, 23)
 #define csm_power_f64(z) bits_shl_f64(z, 52)
 #define EXP_H_f32(f)                                                                                         \
@@ -91,13 +114,32 @@ CSM_HORNER(f64, double)
 #define CSM_HORNER_f32(f, n, ...) csm_horner_f32(f, n, (const float[n]){__VA_ARGS__})
 #define CSM_HORNER_f64(f, n, ...) csm_horner_f64(f, n, (const double[n]){__VA_ARGS__})
 
+/* How a row is reduced, from its maximum: k = (x - maximum) / ln2 rounded; then k plus the maximum's own multiple
+ * of ln2 is taken from x ("magic" has that multiple in it), and from the remainder the maximum's own remainder. */
 #define CSM_EXP(T, R)                                                                                        \
-    CSM_INLINE v_##T exp_##T(v_##T d) {                                                                      \
-        const v_##T magic = set1_##T((R)EXP_MAGIC_##T);                                                      \
-        const v_##T z = fma_##T(d, set1_##T((R)EXP_LOG2E), magic);                                           \
-        const v_##T k = sub_##T(z, magic);                                                                   \
-        const v_##T f = fnma_##T(k, set1_##T(EXP_LN2_LO_##T), fnma_##T(k, set1_##T(EXP_LN2_HI_##T), d));     \
-        const v_##T q = fma_##T(mul_##T(f, f), EXP_H_##T(f), f);                                             \
+    typedef struct {                                                                                         \
+        v_##T maximum, magic, center;                                                                        \
+    } csm_shift_##T;                                                                                         \
+    CSM_INLINE int exp_near_##T(R m) { return -EXP_NEAR_##T < m && m < EXP_NEAR_##T; }                       \
+    CSM_INLINE void exp_shift_##T(R m, R *magic, R *center) {                                                \
+        R k = 0;                                                                                             \
+        if (exp_near_##T(m)) k = (m * (R)EXP_LOG2E + (R)EXP_MAGIC_##T) - (R)EXP_MAGIC_##T;                   \
+        *magic = (R)EXP_MAGIC_##T - k;                                                                       \
+        *center = exp_near_##T(m) ? (m - k * EXP_LN2_HI_##T) - k * EXP_LN2_LO_##T : 0;                       \
+    }                                                                                                        \
+    CSM_INLINE csm_shift_##T exp_shift_row_##T(R m) {                                                        \
+        R magic, center;                                                                                     \
+        exp_shift_##T(m, &magic, &center);                                                                   \
+        return (csm_shift_##T){set1_##T(m), set1_##T(magic), set1_##T(center)};                              \
+    }                                                                                                        \
+    /* d = x - maximum, or that over the temperature; far: x is not looked at */                             \
+    CSM_INLINE v_##T exp_##T(v_##T x, v_##T d, csm_shift_##T s, const int far_off) {                         \
+        const v_##T z = fma_##T(d, set1_##T((R)EXP_LOG2E), set1_##T((R)EXP_MAGIC_##T));                      \
+        const v_##T k = sub_##T(z, far_off ? set1_##T((R)EXP_MAGIC_##T) : s.magic);                          \
+        const v_##T r = fnma_##T(k, set1_##T(EXP_LN2_HI_##T), far_off ? d : x);                              \
+        const v_##T g = far_off ? r : sub_##T(r, s.center);                                                  \
+        const v_##T f = fnma_##T(k, set1_##T(EXP_LN2_LO_##T), g);                                            \
+        const v_##T q = EXP_REFINE_##T(fma_##T(mul_##T(f, f), EXP_H_##T(f), f), z);                          \
         const v_##T p = csm_power_##T(z);                                                                    \
         return keep_##T(d, set1_##T(EXP_MIN_##T), fma_##T(p, q, p));                                         \
     }

@@ -1,0 +1,137 @@
+"""softmax, log_softmax and logsumexp as primitives of HIPS autograd, with derivatives in both modes."""
+
+import csoftmax
+
+try:
+    import autograd.numpy as anp
+    from autograd.extend import Box, defjvp, defvjp, primitive
+except ModuleNotFoundError as error:
+    raise ImportError("csoftmax.interop.autograd needs autograd: pip install 'csoftmax[autograd]'") from error
+
+__all__ = ["log_softmax", "logsumexp", "softmax"]
+
+
+@primitive
+def softmax(x, axis=-1, temperature=1.0):
+    """Softmax, as `csoftmax.softmax`; autograd differentiates it by `x`.
+
+    Parameters
+    ----------
+    x : array_like
+        Logits.
+    axis : int, tuple of ints or None, optional
+        The axis, or axes taken together, along which the result sums to 1.
+    temperature : float, optional
+        The logits are divided by it.
+
+    Returns
+    -------
+    ndarray
+        Probabilities.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np
+    >>> from autograd import grad
+    >>> from csoftmax.interop.autograd import softmax
+    >>> grad(lambda x: softmax(x)[0])(np.array([1.0, 2.0, 3.0]))
+    array([ 0.08192507, -0.02203304, -0.05989202])
+    """
+    return csoftmax.softmax(x, axis, temperature=temperature)
+
+
+@primitive
+def log_softmax(x, axis=-1, temperature=1.0):
+    """Logarithm of the softmax, as `csoftmax.log_softmax`; autograd differentiates it by `x`.
+
+    Parameters
+    ----------
+    x, axis, temperature
+        As for `softmax`.
+
+    Returns
+    -------
+    ndarray
+        Log-probabilities.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np
+    >>> from autograd import grad
+    >>> from csoftmax.interop.autograd import log_softmax
+    >>> grad(lambda x: log_softmax(x)[0])(np.array([1.0, 2.0, 3.0]))
+    array([ 0.90996943, -0.24472847, -0.66524096])
+    """
+    return csoftmax.log_softmax(x, axis, temperature=temperature)
+
+
+@primitive
+def logsumexp(x, axis=-1, keepdims=False):
+    """Logarithm of the sum of exponentials, as `csoftmax.logsumexp`; autograd differentiates it by `x`.
+
+    Parameters
+    ----------
+    x : array_like
+        Numbers.
+    axis : int, tuple of ints or None, optional
+        The axis or axes to sum over.
+    keepdims : bool, optional
+        Leave the reduced axes in the result, with length 1.
+
+    Returns
+    -------
+    ndarray or scalar
+        A scalar where no axis is left.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np
+    >>> from autograd import grad
+    >>> from csoftmax.interop.autograd import logsumexp
+    >>> grad(logsumexp)(np.array([1.0, 2.0, 3.0]))
+    array([0.09003057, 0.24472847, 0.66524096])
+    """
+    return csoftmax.logsumexp(x, axis, keepdims=keepdims)
+
+
+def _traced(*arrays):
+    """Whether autograd traces an array, and so has to see what is done to it in its own functions."""
+    return any(isinstance(a, Box) for a in arrays)
+
+
+def _softmax_product(v, p, axis, temperature):
+    """The product of softmax's Jacobian, which is symmetric, and `v`."""
+    if _traced(v, p):
+        return p * (v - anp.sum(p * v, axis, keepdims=True)) / temperature
+    return csoftmax.softmax_backward(v, p, axis, temperature=temperature)
+
+
+def _log_softmax_vjp(v, log_p, axis, temperature):
+    if _traced(v, log_p):
+        return (v - anp.exp(log_p) * anp.sum(v, axis, keepdims=True)) / temperature
+    return csoftmax.log_softmax_backward(v, log_p, axis, temperature=temperature)
+
+
+def _log_softmax_jvp(v, log_p, axis, temperature):
+    if _traced(v, log_p):
+        return (v - anp.sum(anp.exp(log_p) * v, axis, keepdims=True)) / temperature
+    return csoftmax.log_softmax_jvp(v, log_p, axis, temperature=temperature)
+
+
+def _logsumexp_vjp(v, x, axis, keepdims):
+    if not keepdims:
+        v = anp.expand_dims(v, tuple(range(anp.ndim(x))) if axis is None else axis)
+    return v * softmax(x, axis)
+
+
+defvjp(softmax, lambda p, x, axis=-1, temperature=1.0: lambda v: _softmax_product(v, p, axis, temperature))
+defjvp(softmax, lambda v, p, x, axis=-1, temperature=1.0: _softmax_product(v, p, axis, temperature))
+defvjp(
+    log_softmax, lambda y, x, axis=-1, temperature=1.0: lambda v: _log_softmax_vjp(v, y, axis, temperature)
+)
+defjvp(log_softmax, lambda v, y, x, axis=-1, temperature=1.0: _log_softmax_jvp(v, y, axis, temperature))
+defvjp(logsumexp, lambda y, x, axis=-1, keepdims=False: lambda v: _logsumexp_vjp(v, x, axis, keepdims))
+defjvp(
+    logsumexp,
+    lambda v, y, x, axis=-1, keepdims=False: anp.sum(v * softmax(x, axis), axis, keepdims=keepdims),
+)

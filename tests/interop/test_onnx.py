@@ -1,0 +1,131 @@
+"""ONNX: its own node tests on csoftmax's operators, and models of older opsets against ONNX Runtime."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+import csoftmax
+from csoftmax.interop.onnx import OPERATORS
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:onnx"),  # while it makes other operators' tests
+]
+
+PREFIXES = {
+    "Softmax": "test_softmax_",
+    "LogSoftmax": "test_logsoftmax_",
+    "Hardmax": "test_hardmax_",
+    "SoftmaxCrossEntropyLoss": "test_sce_",
+    "NegativeLogLikelihoodLoss": "test_nllloss_",
+}
+
+
+@pytest.fixture(scope="module")
+def node_tests():
+    from onnx.backend.test.loader import load_model_tests
+
+    return load_model_tests(kind="node")
+
+
+def evaluate(model, inputs):
+    """The outputs, and the number of nodes that are ours."""
+    evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
+    names = [value.name for value in model.graph.input]
+    ours = sum(type(node) in OPERATORS for node in evaluator.rt_nodes_)
+    return evaluator.run(None, dict(zip(names, inputs, strict=True))), ours
+
+
+@pytest.mark.parametrize(("operator", "count"), [*zip(PREFIXES, (7, 7, 7, 34, 18), strict=True)])
+def test_node_tests(operator, count, node_tests):
+    passed = 0
+    for case in node_tests:
+        if case.name.startswith(PREFIXES[operator]) and any(
+            node.op_type == operator for node in case.model.graph.node
+        ):
+            for inputs, outputs in case.data_sets:
+                got, ours = evaluate(case.model, inputs)
+                assert ours == 1
+                for value, want in zip(got, outputs, strict=True):
+                    assert value.dtype == want.dtype
+                    assert value.shape == want.shape
+                    np.testing.assert_allclose(value, want, rtol=case.rtol, atol=case.atol, err_msg=case.name)
+            passed += 1
+    assert passed == count
+
+
+def test_operators_inside_functions(node_tests):
+    """Loss functions and attention written out in simpler operators, of which softmax is one."""
+    cases = [case for case in node_tests if case.name.endswith("_expanded") and "16" not in case.name]
+    cases = [case for case in cases if {node.op_type for node in case.model.graph.node} & {*PREFIXES}]
+    assert len(cases) > 50
+    for case in cases:
+        for inputs, outputs in case.data_sets:
+            got, ours = evaluate(case.model, inputs)
+            assert ours >= 1
+            for value, want in zip(got, outputs, strict=True):
+                np.testing.assert_allclose(value, want, rtol=case.rtol, atol=case.atol, err_msg=case.name)
+
+
+def model(operator, opset, inputs, outputs=("y",), **attributes):
+    types = {
+        np.dtype("f4"): TensorProto.FLOAT,
+        np.dtype("f2"): TensorProto.FLOAT16,
+        np.dtype("i8"): TensorProto.INT64,
+    }
+    names = [f"x{i}" for i in range(len(inputs))]
+    graph = helper.make_graph(
+        [helper.make_node(operator, names, list(outputs), **attributes)],
+        operator,
+        [
+            helper.make_tensor_value_info(n, types[x.dtype], x.shape)
+            for n, x in zip(names, inputs, strict=True)
+        ],
+        [helper.make_tensor_value_info(n, types[inputs[0].dtype], None) for n in outputs],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    made.ir_version = 8
+    return made
+
+
+def runtime(made, inputs):
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {i.name: x for i, x in zip(session.get_inputs(), inputs, strict=True)})
+
+
+@pytest.mark.parametrize("attributes", [{}, {"axis": 0}, {"axis": 2}, {"axis": -1}])
+@pytest.mark.parametrize("opset", [11, 12, 13])
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_opsets(operator, opset, attributes, rng):
+    x = rng.standard_normal((2, 3, 4)).astype("f4")
+    made = model(operator, opset, [x], **attributes)
+    ((got,), ours), (want,) = evaluate(made, [x]), runtime(made, [x])
+    assert ours == 1
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax", "Hardmax"])
+@pytest.mark.parametrize("opset", [11, 13])
+def test_empty(operator, opset):
+    x = np.empty((2, 0, 3), "f4")
+    ((got,), _) = evaluate(model(operator, opset, [x]), [x])
+    assert got.shape == x.shape
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_agree_with_each_other(reduction, rng):
+    """In 16 bits, where neither may add up in them, and with targets that are ignored."""
+    x, weight = rng.standard_normal((600, 5, 3)).astype("f2"), rng.uniform(1, 2, 5).astype("f2")
+    target = rng.integers(0, 5, (600, 3))
+    target[::7] = -1
+    options = {"reduction": reduction, "ignore_index": -1}
+    made = model("SoftmaxCrossEntropyLoss", 13, [x, target, weight], ("y", "log_p"), **options)
+    (loss, log_p), _ = evaluate(made, [x, target, weight])
+    assert loss.dtype == log_p.dtype == np.float16
+    assert (log_p == csoftmax.log_softmax(x, 1)).all()
+    inputs = [log_p, target, weight]
+    ((again,), ours) = evaluate(model("NegativeLogLikelihoodLoss", 13, inputs, **options), inputs)
+    assert ours == 1
+    np.testing.assert_allclose(again, loss, rtol=3e-3, atol=1e-3)

@@ -1,0 +1,47 @@
+"""Every snippet in the documentation runs and prints what it says, at every ISA level."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import csoftmax
+from csoftmax.interop import scipy as interop_scipy
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/guide.md"]
+PUBLIC = [(m, name) for m in (csoftmax, interop_scipy) for name in m.__all__]
+
+
+def run(test):
+    """Run one doctest; its report, or an empty string where all is well."""
+    report = []
+    doctest.DocTestRunner(verbose=False).run(test, out=report.append)
+    return "".join(report)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page):
+    # A fence would pass for expected output; an empty line in its place keeps the line numbers.
+    text = re.sub(r"^```.*$", "", (ROOT / page).read_text(), flags=re.MULTILINE)
+    report = run(doctest.DocTestParser().get_doctest(text, {}, page, page, 0))
+    assert not report, report
+
+
+@pytest.mark.parametrize("page", ["docs/guide.md"])
+def test_snippets_stand_in_fences_of_python(page):
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert fences
+    assert all(language == "python" and code.startswith(">>> ") for language, code in fences)
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda v: getattr(v, "__name__", v))
+def test_docstring(module, name):
+    tests = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, module=False, globs={})
+    assert [test.name for test in tests] == [name]
+    assert tests[0].examples, f"{name} has no example"
+    report = run(tests[0])
+    assert not report, report
