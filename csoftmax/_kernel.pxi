@@ -75,6 +75,8 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     v_f64 log1p_f64(v_f64) noexcept
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept
+    void prefetch "csm_prefetch"(const real *) noexcept
+    void prefetch_write "csm_prefetch_write"(real *) noexcept
 
 cdef extern from "csoftmax/_convert.h" nogil:
     enum:

@@ -5,6 +5,11 @@ cdef struct Ahead:
     # The block that comes next: its maximum is taken, and so its lines are fetched, by the sweep before it.
     const real *x
     Py_ssize_t n
+    real *y                   # where this block's results will go, to have the lines at hand; or NULL
+
+
+cdef enum:
+    PREFETCH = 256            # elements; the hardware's own prefetching ends at every page
 
 
 cdef inline vec fold_add(const vec *a) noexcept nogil:
@@ -154,6 +159,7 @@ cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real i
     cdef vec top[NV]
     cdef Py_ssize_t i = 0, j, left, end = 0, seen = 0, together = n if n < ahead.n else ahead.n
     cdef const real *next = ahead.x
+    cdef real *y = ahead.y if ahead.y != NULL else e
     for j in range(NV):
         total[j] = ties[j] = v_set1(0)
         top[j] = v_set1(-INFINITY)
@@ -164,6 +170,9 @@ cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real i
         while i <= (end if end < together else together) - STEP * VL:
             for j in range(STEP):
                 top[j % NV] = v_max(v_load(next + i + j * VL), top[j % NV])
+                prefetch(next + i + j * VL + PREFETCH)
+                if keep:
+                    prefetch_write(y + i + j * VL)
             for j in range(STEP):
                 exp_step(v_load(x + i + j * VL), &shift, t, e + i + j * VL, &part[j % NV], &ties[j % NV],
                          far, keep, split)

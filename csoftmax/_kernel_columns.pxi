@@ -2,6 +2,7 @@
 # takes row i, as in a contiguous row, so that a column's bits are those of the same numbers in a row.
 
 cdef enum:
+    ROWS_AHEAD = 12           # rows of a panel to fetch ahead: each is on a page of its own
     TILE_BYTES = 262144       # exponentials of a tile are kept while they fit here, else computed twice
 
 
@@ -106,21 +107,15 @@ cdef inline void join_part(const Tile *t, Py_ssize_t i, Py_ssize_t rows) noexcep
 
 cdef inline void column_maxima(const Panel *s, const Tile *t, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t i, c
-    cdef vec top, lowest = v_set1(-INFINITY)
+    cdef vec lowest = v_set1(-INFINITY)
     cdef const real *x = s.x + first * s.x_step
-    if t.across <= 4 * VL:
+    for c from 0 <= c < s.width by VL:
+        v_store(t.maximum + c, lowest)
+    for i in range(rows):
         for c from 0 <= c < s.width by VL:
-            top = lowest
-            for i in range(rows):
-                top = v_max(load_columns(x + i * s.x_step + c, s.width - c, 0), top)
-            v_store(t.maximum + c, top)
-    else:
-        for c from 0 <= c < s.width by VL:
-            v_store(t.maximum + c, v_max(load_columns(x + c, s.width - c, 0), lowest))
-        for i in range(1, rows):
-            for c from 0 <= c < s.width by VL:
-                v_store(t.maximum + c,
-                        v_max(load_columns(x + i * s.x_step + c, s.width - c, 0), v_load(t.maximum + c)))
+            prefetch(x + (i + ROWS_AHEAD) * s.x_step + c)
+            v_store(t.maximum + c,
+                    v_max(load_columns(x + i * s.x_step + c, s.width - c, 0), v_load(t.maximum + c)))
 
 
 cdef inline void column_shifts(const Panel *s, Tile *t) noexcept nogil:
@@ -232,6 +227,8 @@ cdef inline void write_columns(const Panel *s, Tile *t, const bint stream) noexc
         for i in range(b * BLOCK, b * BLOCK + block_length(s.n, b)):
             y = s.y + i * s.y_step
             for c from 0 <= c < s.width by VL:
+                if not stream:
+                    prefetch_write(y + ROWS_AHEAD * s.y_step + c)
                 if t.keep:
                     e = v_load(t.e + i * t.across + c)
                 else:

@@ -181,6 +181,7 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const i
         for b in range(blocks):
             ahead.x = block_at(s, row, b)
             ahead.n = 0
+            ahead.y = s.y + row * s.y_pitch + b * BLOCK if keep and not s.stream else NULL
             if b + 1 < blocks:
                 ahead.x = block_at(s, row, b + 1)
                 ahead.n = block_length(s.n, b + 1)

@@ -319,6 +319,7 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
     cdef Py_ssize_t b, n
     cdef Ahead ahead
     ahead.n = 0
+    ahead.y = NULL
     for b in range(begin, end):
         n = block_length(job.n, b)
         block = block_of(job, &job.x, x, b, n, stage)
@@ -377,6 +378,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         return
     y = batch_at(job, &job.y, row)
     ahead.n = 0
+    ahead.y = NULL
     for b in range(begin, end):
         n = block_length(job.n, b)
         block = block_of(job, &job.x, x, b, n, stage)

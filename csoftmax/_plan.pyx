@@ -27,7 +27,7 @@ cdef extern from "csoftmax/_storage.h":
     long long load_index "csm_load_index"(int, const char *) nogil
 
 cdef enum:
-    TILE_COLUMNS_BYTES = 131072   # exponentials of a tile of columns should fit here
+    TILE_COLUMNS_BYTES = 262144   # exponentials of a tile of columns should fit here
     TILE_MAX_BYTES = 1024         # of one row of a tile
     NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
 

@@ -36,8 +36,8 @@ def _derivatives(scores, labels, weight, factor, least=0.0):
         if weight is not None:
             p *= weight[rows, None]
             h *= weight[rows, None]
-        grad[rows] = p
-        np.maximum(h, least, out=hess[rows], casting="same_kind")
+        np.maximum(h, least, out=h)
+        grad[rows], hess[rows] = p, h
     return grad, hess
 
 
@@ -69,11 +69,12 @@ def lightgbm_objective(preds, train_data):
     Examples
     --------
     >>> import lightgbm
+    >>> import numpy as np
     >>> from csoftmax.interop.boosting import lightgbm_objective
-    >>> X, y = [[0.0], [1.0], [2.0]] * 30, [0, 1, 2] * 30
+    >>> X, y = np.arange(90.0).reshape(-1, 1), np.arange(90) // 30
     >>> params = {"objective": lightgbm_objective, "num_class": 3, "verbose": -1}
     >>> model = lightgbm.train(params, lightgbm.Dataset(X, y), num_boost_round=10)
-    >>> model.predict([[0.0], [2.0]]).argmax(axis=1)
+    >>> model.predict([[10.0], [80.0]]).argmax(axis=1)
     array([0, 2])
     """
     return _derivatives(preds, train_data.get_label(), train_data.get_weight(), _lightgbm_factor(preds))
@@ -127,13 +128,14 @@ def xgboost_objective(predt, dtrain):
 
     Examples
     --------
+    >>> import numpy as np
     >>> import xgboost
     >>> from csoftmax.interop.boosting import xgboost_objective
-    >>> data = xgboost.DMatrix([[0.0], [1.0], [2.0]] * 30, [0, 1, 2] * 30)
+    >>> data = xgboost.DMatrix(np.arange(90.0).reshape(-1, 1), np.arange(90) // 30)
     >>> params = {"objective": "multi:softprob", "num_class": 3}
     >>> model = xgboost.train(params, data, num_boost_round=10, obj=xgboost_objective)
-    >>> model.predict(data)[:3].argmax(axis=1)
-    array([0, 1, 2])
+    >>> model.predict(data).argmax(axis=1)[[10, 80]]
+    array([0, 2])
     """
     weight = dtrain.get_weight()
     return _derivatives(predt, dtrain.get_label(), weight if weight.size else None, 2.0, 1e-16)

@@ -1,8 +1,8 @@
 """The family for dask arrays: lazy, of any chunking, for arrays larger than one machine's memory.
 
-Where no chunk border crosses the axis, each block is csoftmax's own. Where one does, a block gives the
-maximum and sum of exponentials of its part of each row; a tree joins these pairs, and only they leave their
-worker.
+Where no chunk border crosses the axis, each block is csoftmax's own. Where one does, each block is at first
+a softmax by itself, with the maximum and the sum of exponentials of its part of each row. A tree joins these
+pairs, the only thing that leaves a worker, and the joined pair corrects the block.
 """
 
 import functools
@@ -40,55 +40,56 @@ def _is_whole(x, axes):
 
 def _pair(top, total):
     pair = np.empty(top.shape, _PAIR)
-    pair["top"], pair["sum"] = top, total
+    pair["top"], pair["sum"] = top, np.where(np.isneginf(top), 0, total)
     return pair
 
 
-def _shift(top):
-    """What to subtract from a row: -inf is left alone, since it stands for no exponential at all."""
-    return np.where(np.isneginf(top), 0, top)
-
-
 @np.errstate(all="ignore")
-def _block_pair(x, axis, keepdims):
-    x = x.astype(_arithmetic_dtype(x), copy=False)
-    top = x.max(axis, keepdims=True, initial=-np.inf)
-    total = csoftmax.logsumexp(x - _shift(top).astype(x.dtype), axis, keepdims=True, dtype=np.float64)
-    return _pair(top, np.exp(total))
+def _own_pair(x, y, axes, log):
+    """Pairs of a block's rows; the largest probability is that of the maximum, 1 / sum."""
+    peak = y.max(axes, keepdims=True, initial=-np.inf)
+    return _pair(x.max(axes, keepdims=True, initial=-np.inf), np.exp(-peak) if log else 1 / peak)
 
 
 @np.errstate(all="ignore")
 def _join(pairs, axis, keepdims):
     top = pairs["top"].max(axis, keepdims=True)
-    parts = pairs["sum"] * np.exp(pairs["top"] - _shift(top))
-    return _pair(top, parts.sum(axis, keepdims=True))
-
-
-def _pairs(x, axes):
-    meta = np.empty((0,) * x.ndim, _PAIR)
-    return da.reduction(x, _block_pair, _join, axis=axes, keepdims=True, dtype=_PAIR, meta=meta)
+    return _pair(top, (pairs["sum"] * np.exp(pairs["top"] - top)).sum(axis, keepdims=True))
 
 
 @np.errstate(all="ignore")
-def _finish(x, pair, log):
-    """softmax or log_softmax of a block, given its rows' pairs."""
-    work = _arithmetic_dtype(x)
-    y = x - pair["top"].astype(work)
+def _correct(y, own, whole, log):
+    """softmax or log_softmax of whole rows in a block, from that of the block."""
+    difference, ratio = own["top"] - whole["top"], own["sum"] / whole["sum"]
     if log:
-        y -= np.log(pair["sum"]).astype(work)
+        y = y + (difference + np.log(ratio)).astype(y.dtype)
     else:
-        np.exp(y, out=y)
-        y /= pair["sum"].astype(work)
-    return y.astype(_result_dtype(x), copy=False)
+        y = y * (np.exp(difference) * ratio).astype(y.dtype)
+    # a part of nothing but -inf, which by itself has no softmax
+    np.copyto(y, -np.inf if log else 0, where=np.isneginf(own["top"]) & np.isfinite(whole["top"]))
+    return y
 
 
 def _forward(function, x, axis):
-    axes = _axes(x, axis)
-    dtype = _result_dtype(x)
-    if _is_whole(x, axes):
-        return x.map_blocks(function, axes, dtype=dtype, meta=np.empty((0,) * x.ndim, dtype))
+    axes, dtype, work = _axes(x, axis), _result_dtype(x), _arithmetic_dtype(x)
+    every = tuple(range(x.ndim))
     log = function is csoftmax.log_softmax
-    return da.map_blocks(_finish, x, _pairs(x, axes), log=log, dtype=dtype)
+
+    def empty(dtype):
+        return np.empty((0,) * x.ndim, dtype)
+
+    if _is_whole(x, axes):
+        return x.map_blocks(function, axes, meta=empty(dtype))
+    x = x.astype(work)
+    y = x.map_blocks(function, axes, meta=empty(work))
+    own_pair = functools.partial(_own_pair, axes=axes, log=log)
+    ones = dict.fromkeys(axes, 1)
+    own = da.blockwise(own_pair, every, x, every, y, every, adjust_chunks=ones, meta=empty(_PAIR))
+    whole = da.reduction(own, _join, _join, axis=axes, keepdims=True, dtype=_PAIR, meta=empty(_PAIR))
+    operands = (y, every, own, every, whole, every)
+    return da.blockwise(_correct, every, *operands, log=log, align_arrays=False, meta=empty(work)).astype(
+        dtype
+    )
 
 
 def softmax(x, axis=-1):

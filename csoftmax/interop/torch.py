@@ -343,7 +343,7 @@ def logsumexp(input, dim=-1, keepdim=False):
     >>> import torch
     >>> from csoftmax.interop.torch import logsumexp
     >>> logsumexp(torch.tensor([1000.0, 1000.0]))
-    tensor(1000.6931)
+    tensor(1000.6932)
     """
     dim = _dims(dim)
     rows = _logsumexp(input, dim)

@@ -42,9 +42,11 @@
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define CSM_PREFETCH(p) __builtin_prefetch((p), 0, 3)
+#define csm_prefetch(p) __builtin_prefetch((p), 0, 3)
+#define csm_prefetch_write(p) __builtin_prefetch((p), 1, 3)
 #else
-#define CSM_PREFETCH(p) ((void)(p))
+#define csm_prefetch(p) ((void)(p))
+#define csm_prefetch_write(p) ((void)(p))
 #endif
 
 CSM_INLINE float csm_float_of(uint32_t bits) {
