@@ -6,9 +6,7 @@ CSOFTMAX_OPENMP=0 builds without threads, CSOFTMAX_CFLAGS adds compiler flags (s
 
 import os
 import platform
-import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -35,7 +33,7 @@ if ARM64:
 CFLAGS = (
     ["/O2", "/fp:precise"]
     if MSVC
-    else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    else "-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -fvisibility=hidden -Wall -Wextra".split()
 )
 CFLAGS += os.environ.get("CSOFTMAX_CFLAGS", "").split()
 LDFLAGS = os.environ.get("CSOFTMAX_CFLAGS", "").split()
@@ -59,7 +57,11 @@ def extensions():
             f"csoftmax.{name}",
             sources,
             include_dirs=[numpy.get_include(), "csoftmax/include"],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *options.pop("macros", [])],
+            define_macros=[
+                ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                ("CSM_CFLAGS", '"' + " ".join(CFLAGS) + '"'),
+                *options.pop("macros", []),
+            ],
             extra_compile_args=CFLAGS + options.pop("flags", []),
             extra_link_args=list(LDFLAGS),
             depends=[str(p) for p in Path("csoftmax").rglob("*.h")] + [str(p) for p in Path("csoftmax").glob("*.p*")],

@@ -400,7 +400,7 @@ cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation)
         # halves, so that g - dot cannot overflow; the factor carries the 2
         return v_mul(v_fma(g, v_set1(<real> 0.5), dot), v_mul(p, factor))
     if operation == LOG_SOFTMAX_VJP:
-        g = v_fma(exp_of(p), dot, g)
+        g = v_fma(v_mul(exp_of(p), v_set1(<real> (1 / EXP_SCALE))), dot, g)
     else:
         g = v_add(g, dot)
     # what was left out of the forward has no share in the derivative
@@ -410,8 +410,6 @@ cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation)
 cdef inline real gradient_dot(double dot, const int operation) noexcept nogil:
     if operation == SOFTMAX_GRAD:
         return <real> (-0.5 * dot)
-    if operation == LOG_SOFTMAX_VJP:
-        return <real> (-dot / EXP_SCALE)
     return <real> -dot
 
 

@@ -105,7 +105,7 @@ def test_row_has_the_same_bits_wherever_it_stands(dtype, function, rng):
 
 
 @EVERY_FUNCTION
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
 def test_long_row_has_the_same_bits_wherever_it_stands(dtype, function, rng):
     for width, threads in ((70000, 2), (300001, 1)):
         row = (rng.standard_normal(width) * 3).astype(dtype)
@@ -117,26 +117,22 @@ def test_long_row_has_the_same_bits_wherever_it_stands(dtype, function, rng):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_any_number_of_threads_gives_the_same_bits(dtype, function, rng):
     for shape, axis in (
-        ((1000, 130), -1),
-        ((1000, 130), 0),
-        ((70001, 3), -1),
+        ((400, 130), -1),
+        ((400, 130), 0),
+        ((20001, 3), -1),
         ((3, 50001), -1),
         ((3, 50001), 0),
         ((300001,), -1),
-        ((300001, 2), 0),
-        ((4, 21, 40, 40), 1),
-        ((40, 50, 70), (0, 2)),
-        ((40, 50, 70), None),
+        ((100001, 2), 0),
+        ((2, 21, 40, 40), 1),
+        ((20, 30, 70), (0, 2)),
+        ((20, 30, 70), None),
     ):
         x = (rng.standard_normal(shape) * 3).astype(dtype)
         results = []
         for count in THREADS:
             with csoftmax.threads(count):
-                results += [
-                    function(x, axis),
-                    function(x, axis, out=np.zeros_like(x)),
-                    function(x, axis, out=x.copy()),
-                ]
+                results += [function(x, axis), function(x, axis, out=x.copy())]
         assert all(same_bits(result, results[0]) for result in results[1:]), (shape, axis)
 
 

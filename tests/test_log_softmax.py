@@ -87,7 +87,7 @@ def test_it_is_the_shift_less_the_log_of_the_sum_and_not_x_less_logsumexp(dtype)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradient_at_every_width(dtype, operator, rng):
     for width in widths(dtype):
-        grad, output = pair(rng, (3, width), dtype)
+        grad, output = pair(rng, (2, width), dtype)
         assert gradient_error(operator, grad, output) <= MAX_ULP[dtype], width
         want = operator(grad, output)
         g = Guarded(grad.shape, dtype, width % 7, values=grad)
@@ -126,6 +126,17 @@ def test_backward_and_jvp_agree_with_central_differences(axis, temperature, rng)
 def test_gradients_carry_the_inverse_temperature(dtype, temperature, operator, rng):
     grad, output = pair(rng, (5, 33), dtype)
     assert gradient_error(operator, grad, output, temperature=temperature) <= MAX_ULP[dtype] + 1
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_near_the_smallest_normal_number_keep_their_digits(dtype, operator, rng):
+    smallest = np.finfo(dtype).smallest_normal
+    for width in (1, 3, 40, 1100):
+        for factor in (1, 64, 4096):
+            grad, output = pair(rng, (4, width), dtype)
+            grad *= smallest * np.asarray(factor, dtype)
+            assert gradient_error(operator, grad, output) <= MAX_ULP[dtype], (width, factor)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

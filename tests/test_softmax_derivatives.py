@@ -143,6 +143,17 @@ def test_one_array_as_gradient_output_and_result(dtype, rng):
     assert np.array_equal(csoftmax.softmax_backward(p, p, out=p), want)
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_near_the_smallest_normal_number_keep_their_digits(dtype, operator, rng):
+    smallest = np.finfo(dtype).smallest_normal
+    for width in (1, 3, 40, 1100):
+        for factor in (1, 64, 4096):
+            grad, output = pair(rng, (4, width), dtype)
+            grad *= smallest * np.asarray(factor, dtype)
+            assert vjp_error(operator(grad, output), grad, output) <= MAX_ULP, (width, factor)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradient_of_a_saturated_row_is_zero(dtype, rng):
     grad = (rng.standard_normal((3, 50)) * 1e3).astype(dtype)

@@ -4,6 +4,7 @@ import dask
 import dask.array as da
 import ml_dtypes  # noqa: F401 (gives NumPy the name "bfloat16")
 import numpy as np
+import oracle
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
@@ -71,6 +72,14 @@ def test_large_values_keep_their_digits(rng):
     x = rng.standard_normal((3, 40)) + 1e6
     want = csoftmax.softmax(x)
     np.testing.assert_allclose(cd.softmax(da.from_array(x, (1, 7))).compute(), want, rtol=1e-14)
+
+
+def test_16_bits_are_rounded_once(rng):
+    x = rng.standard_normal((300, 40)).astype("float16")
+    lazy = da.from_array(x, (300, 1))
+    for name in "softmax", "log_softmax", "logsumexp":
+        got = getattr(cd, name)(lazy).compute()
+        assert oracle.max_ulp(got, getattr(oracle, name)(x)) < 0.503
 
 
 def test_nothing_is_computed_before_time():
