@@ -33,7 +33,7 @@ if ARM64:
 CFLAGS = (
     ["/O2", "/fp:precise"]
     if MSVC
-    else "-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -fvisibility=hidden -Wall -Wextra".split()
+    else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
 )
 CFLAGS += os.environ.get("CSOFTMAX_CFLAGS", "").split()
 LDFLAGS = os.environ.get("CSOFTMAX_CFLAGS", "").split()
