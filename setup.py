@@ -30,11 +30,9 @@ if ARM64:
 
 # No -ffast-math and its like, not even at link time: they would turn subnormals off for the whole process.
 # No contraction: which products are fused is written out, so that a row's bits do not depend on inlining.
-CFLAGS = (
-    ["/O2", "/fp:precise"]
-    if MSVC
-    else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
-)
+CFLAGS = ["/O2", "/fp:precise"]
+if not MSVC:
+    CFLAGS = "-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -fvisibility=hidden -Wall -Wextra".split()
 CFLAGS += os.environ.get("CSOFTMAX_CFLAGS", "").split()
 LDFLAGS = os.environ.get("CSOFTMAX_CFLAGS", "").split()
 

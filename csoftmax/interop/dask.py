@@ -87,9 +87,7 @@ def _forward(function, x, axis):
     own = da.blockwise(own_pair, every, x, every, y, every, adjust_chunks=ones, meta=empty(_PAIR))
     whole = da.reduction(own, _join, _join, axis=axes, keepdims=True, dtype=_PAIR, meta=empty(_PAIR))
     operands = (y, every, own, every, whole, every)
-    return da.blockwise(_correct, every, *operands, log=log, align_arrays=False, meta=empty(work)).astype(
-        dtype
-    )
+    return da.blockwise(_correct, every, *operands, log=log, align_arrays=False, meta=empty(work)).astype(dtype)
 
 
 def softmax(x, axis=-1):
@@ -184,9 +182,7 @@ def logsumexp(x, axis=-1, *, keepdims=False):
     )
 
 
-def cross_entropy(
-    logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"
-):
+def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     """Cross-entropy between dask arrays of logits and of targets.
 
     Parameters

@@ -77,8 +77,8 @@ class NegativeLogLikelihoodLoss(OpRun):
         counted = np.ones(target.shape, bool) if ignore_index is None else target != ignore_index
         index = np.where(counted, target, 0)
         weights = np.where(counted, 1 if weight is None else weight[index], 0).astype(work)
-        log_p = np.take_along_axis(x, index[:, None], 1)[:, 0].astype(work)
-        loss = np.where(counted, -weights * log_p, 0)
+        picked = np.take_along_axis(x, index[:, None], 1)[:, 0].astype(work)
+        loss = -weights * np.where(counted, picked, 0)
         if reduction != "none":
             loss = loss.sum()
         if reduction == "mean":
