@@ -32,7 +32,8 @@ if ARM64:
 # No contraction: which products are fused is written out, so that a row's bits do not depend on inlining.
 CFLAGS = ["/O2", "/fp:precise"]
 if not MSVC:
-    CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
+    CFLAGS += ["-Wall", "-Wextra"]
 CFLAGS += os.environ.get("CSOFTMAX_CFLAGS", "").split()
 LDFLAGS = os.environ.get("CSOFTMAX_CFLAGS", "").split()
 
