@@ -126,7 +126,9 @@ def _logsumexp_vjp(v, x, axis, keepdims):
 
 defvjp(softmax, lambda p, x, axis=-1, temperature=1.0: lambda v: _softmax_product(v, p, axis, temperature))
 defjvp(softmax, lambda v, p, x, axis=-1, temperature=1.0: _softmax_product(v, p, axis, temperature))
-defvjp(log_softmax, lambda y, x, axis=-1, temperature=1.0: lambda v: _log_softmax_vjp(v, y, axis, temperature))
+defvjp(
+    log_softmax, lambda y, x, axis=-1, temperature=1.0: lambda v: _log_softmax_vjp(v, y, axis, temperature)
+)
 defjvp(log_softmax, lambda v, y, x, axis=-1, temperature=1.0: _log_softmax_jvp(v, y, axis, temperature))
 defvjp(logsumexp, lambda y, x, axis=-1, keepdims=False: lambda v: _logsumexp_vjp(v, x, axis, keepdims))
 defjvp(

@@ -65,8 +65,10 @@ def _correct(y, own, whole, log):
         y = y + (difference + np.log(ratio)).astype(y.dtype)
     else:
         y = y * (np.exp(difference) * ratio).astype(y.dtype)
-    # a part of nothing but -inf, which by itself has no softmax
-    np.copyto(y, -np.inf if log else 0, where=np.isneginf(own["top"]) & np.isfinite(whole["top"]))
+    empty = np.isneginf(own["top"]) & np.isfinite(whole["top"])
+    if empty.any():
+        # a part of nothing but -inf has no softmax by itself
+        np.copyto(y, -np.inf if log else 0, where=empty)
     return y
 
 
@@ -87,7 +89,9 @@ def _forward(function, x, axis):
     own = da.blockwise(own_pair, every, x, every, y, every, adjust_chunks=ones, meta=empty(_PAIR))
     whole = da.reduction(own, _join, _join, axis=axes, keepdims=True, dtype=_PAIR, meta=empty(_PAIR))
     operands = (y, every, own, every, whole, every)
-    return da.blockwise(_correct, every, *operands, log=log, align_arrays=False, meta=empty(work)).astype(dtype)
+    return da.blockwise(_correct, every, *operands, log=log, align_arrays=False, meta=empty(work)).astype(
+        dtype
+    )
 
 
 def softmax(x, axis=-1):
@@ -182,7 +186,9 @@ def logsumexp(x, axis=-1, *, keepdims=False):
     )
 
 
-def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+def cross_entropy(
+    logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"
+):
     """Cross-entropy between dask arrays of logits and of targets.
 
     Parameters

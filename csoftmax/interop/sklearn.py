@@ -16,7 +16,9 @@ try:
     from sklearn.neural_network import _base
     from sklearn.utils import extmath
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.sklearn needs scikit-learn: pip install 'csoftmax[sklearn]'") from error
+    raise ImportError(
+        "csoftmax.interop.sklearn needs scikit-learn: pip install 'csoftmax[sklearn]'"
+    ) from error
 
 __all__ = ["patch", "patched", "unpatch"]
 

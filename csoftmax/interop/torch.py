@@ -16,7 +16,9 @@ try:
     import ml_dtypes
     import torch
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.torch needs PyTorch and ml_dtypes: pip install 'csoftmax[torch]'") from error
+    raise ImportError(
+        "csoftmax.interop.torch needs PyTorch and ml_dtypes: pip install 'csoftmax[torch]'"
+    ) from error
 
 __all__ = ["cross_entropy", "log_softmax", "logsumexp", "replace_softmax", "softmax"]
 

@@ -105,7 +105,9 @@ def test_lightgbm_classifier(digits, weight):
     params = LIGHTGBM | {"objective": boosting.lightgbm_objective}
     want = lightgbm.train(params, lightgbm.Dataset(X, y, weight=weight), ROUNDS).predict(X)
     options = {name: value for name, value in LIGHTGBM.items() if name != "num_class"}
-    model = lightgbm.LGBMClassifier(n_estimators=ROUNDS, objective=boosting.lightgbm_sklearn_objective, **options)
+    model = lightgbm.LGBMClassifier(
+        n_estimators=ROUNDS, objective=boosting.lightgbm_sklearn_objective, **options
+    )
     got = model.fit(X, y, sample_weight=weight).predict(X, raw_score=True)
     np.testing.assert_array_equal(got, want)
 

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.filterwarnings("ignore:Maximum iterations:UserWarning"),
-]
+pytestmark = pytest.mark.interop
 
 PAGES = Path(__file__).parents[2] / "docs" / "interop"
 MODULES = ["autograd", "boosting", "dask", "onnx", "sklearn", "thinc", "torch"]

@@ -43,7 +43,9 @@ def evaluate(model, inputs):
 def test_node_tests(operator, count, node_tests):
     passed = 0
     for case in node_tests:
-        if case.name.startswith(PREFIXES[operator]) and any(node.op_type == operator for node in case.model.graph.node):
+        if case.name.startswith(PREFIXES[operator]) and any(
+            node.op_type == operator for node in case.model.graph.node
+        ):
             for inputs, outputs in case.data_sets:
                 got, ours = evaluate(case.model, inputs)
                 assert ours == 1
@@ -78,7 +80,10 @@ def model(operator, opset, inputs, outputs=("y",), **attributes):
     graph = helper.make_graph(
         [helper.make_node(operator, names, list(outputs), **attributes)],
         operator,
-        [helper.make_tensor_value_info(n, types[x.dtype], x.shape) for n, x in zip(names, inputs, strict=True)],
+        [
+            helper.make_tensor_value_info(n, types[x.dtype], x.shape)
+            for n, x in zip(names, inputs, strict=True)
+        ],
         [helper.make_tensor_value_info(n, types[inputs[0].dtype], None) for n in outputs],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
@@ -129,6 +134,6 @@ def test_losses_of_16_bits(reduction, rng):
     assert ours == 1
     weights = np.where(target == -1, 0, weight[target]).astype("f8")
     picked = np.take_along_axis(log_p, np.maximum(target, 0)[:, None], 1)[:, 0].astype("f8")
-    want = np.where(target == -1, 0, -weights * picked)
+    want = -weights * np.where(target == -1, 0, picked)
     want = {"none": want, "sum": want.sum(), "mean": want.sum() / weights.sum()}[reduction]
     assert oracle.max_ulp(loss, want) < 0.502
