@@ -17,7 +17,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from csoftmax._job cimport (
     BlocksFn, FinishFn, Job, Kernels, Operand, RunFn, ScratchFn,
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP,
-    LOSS_CHUNK, MAX_DIMS, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS,
+    LOSS_CHUNK, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS,
 )
 
 cdef extern from "csoftmax/_lanes.h" nogil:
@@ -51,8 +51,15 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     vec v_exp(vec x, vec d, shift_t, bint far) noexcept     # exp(d) * EXP_SCALE, d = x - maximum
     shift_t v_exp_shift_row(real) noexcept
     void v_exp_shift(real, real *, real *) noexcept
+    void v_exp_shift_lanes(vec, vec *, vec *) noexcept
+    v_f64 v_widen(const real *) noexcept    # VL64 of them
+    void v_narrow(real *, v_f64) noexcept
     bint v_exp_near(real) noexcept
-    void fold "csm_fold"(const real *, Py_ssize_t, double *, double *) noexcept
+    void fold "csm_fold"(const real *, double *, double *) noexcept
+    void fold_lanes "csm_fold_lanes"(const real *, Py_ssize_t, v_f64 *, v_f64 *) noexcept
+    void two_sum_lanes "csm_two_sum_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void quotient_lanes "csm_quotient_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void split_lanes "csm_split_lanes"(v_f64, v_f64, real *, real *) noexcept
     void two_sum "csm_two_sum"(double, double, double *, double *) noexcept
     void quotient "csm_quotient"(double, double, double, double *, double *) noexcept
     void split_real "csm_split"(double, double, real *, real *) noexcept
@@ -65,8 +72,13 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     vec v_hmax_rows(const vec *) noexcept
     v_f64 load_f64(const double *) noexcept
     v_f64 load_n_f64(const double *, Py_ssize_t, double) noexcept
+    void store_f64(double *, v_f64) noexcept
     void store_n_f64(double *, Py_ssize_t, v_f64) noexcept
+    v_f64 add_f64(v_f64, v_f64) noexcept
+    v_f64 sub_f64(v_f64, v_f64) noexcept
     v_f64 mul_f64(v_f64, v_f64) noexcept
+    v_f64 max_f64(v_f64, v_f64) noexcept
+    v_f64 select_lt_f64(v_f64, v_f64, v_f64, v_f64) noexcept
     v_f64 set1_f64(double) noexcept
     ctypedef struct shift_f64 "csm_shift_f64":
         pass
@@ -87,6 +99,7 @@ cdef extern from "csoftmax/_convert.h" nogil:
     int64_t load_index "csm_load_index"(int, const char *) noexcept
 
 include "_kernel_block.pxi"
+include "_kernel_lanes.pxi"
 include "_kernel_rows.pxi"
 include "_kernel_columns.pxi"
 include "_kernel_loss.pxi"

@@ -8,6 +8,15 @@ cdef struct Ahead:
     real *y                   # where this block's results will go, to have the lines at hand; or NULL
 
 
+cdef struct Behind:
+    # The same block of the row before: its results are written meanwhile. While there are none to write, they go
+    # back to where their exponentials were.
+    const real *e
+    real *y
+    vec high
+    vec low
+
+
 cdef enum:
     PREFETCH = 256            # elements; the hardware's own prefetching ends at every page
 
@@ -64,29 +73,37 @@ cdef bint has_nan(const real *x, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
     return False
 
 
+cdef inline bint is_tiny(double factor, double scale) noexcept nogil:
+    # factor / scale would lose digits as a real, for being subnormal
+    return factor != 0 and -TINY_SCALE * scale < factor < TINY_SCALE * scale
+
+
 cdef inline vec scaled(vec e, vec high, vec low) noexcept nogil:
     return v_fma(e, high, v_mul(e, low))
+
+
+cdef inline void set_factor(double factor, double rest, vec *high, vec *low) noexcept nogil:
+    # (factor + rest) / FACTOR_SCALE, not tiny
+    cdef real h, l
+    split_real(factor / FACTOR_SCALE, rest / FACTOR_SCALE, &h, &l)
+    high[0] = v_set1(h)
+    low[0] = v_set1(l)
 
 
 cdef inline void scale_run(const real *e, real *y, Py_ssize_t n, double factor, double rest) noexcept nogil:
     # y = e * (factor + rest) / FACTOR_SCALE
     cdef Py_ssize_t i = 0
-    cdef real high, low
     cdef vec h, l, after = v_set1(<real> (1 / FACTOR_SCALE))
-    if 0 < factor < TINY_SCALE * FACTOR_SCALE:
-        # the factor itself would be subnormal: scale down after the product instead
-        split_real(factor, rest, &high, &low)
-        h = v_set1(high)
-        l = v_set1(low)
+    if is_tiny(factor, FACTOR_SCALE):
+        # scale down after the product instead
+        set_factor(factor * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)
         while i <= n - VL:
             v_store(y + i, v_mul(scaled(v_load(e + i), h, l), after))
             i += VL
         if i < n:
             v_store_n(y + i, n - i, v_mul(scaled(v_load_n(e + i, n - i, 0), h, l), after))
         return
-    split_real(factor / FACTOR_SCALE, rest / FACTOR_SCALE, &high, &low)
-    h = v_set1(high)
-    l = v_set1(low)
+    set_factor(factor, rest, &h, &l)
     while i <= n - VL:
         v_store(y + i, scaled(v_load(e + i), h, l))
         i += VL
@@ -101,14 +118,11 @@ cdef inline Py_ssize_t unaligned(const real *y) noexcept nogil:
 
 cdef inline void stream_run(const real *e, real *y, Py_ssize_t n, double factor, double rest) noexcept nogil:
     cdef Py_ssize_t i = unaligned(y)
-    cdef real high, low
     cdef vec h, l
-    if n < 4 * VL or 0 < factor < TINY_SCALE * FACTOR_SCALE:
+    if n < 4 * VL or is_tiny(factor, FACTOR_SCALE):
         scale_run(e, y, n, factor, rest)
         return
-    split_real(factor / FACTOR_SCALE, rest / FACTOR_SCALE, &high, &low)
-    h = v_set1(high)
-    l = v_set1(low)
+    set_factor(factor, rest, &h, &l)
     v_store_n(y, i, scaled(v_load_n(e, i, 0), h, l))
     while i <= n - VL:
         v_stream(y + i, scaled(v_load(e + i), h, l))
@@ -146,53 +160,84 @@ cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *lo
     else:
         for j in range(NV):
             v_store(lanes + j * VL, a[j])
-        fold(lanes, 1, high, low)
+        fold(lanes, high, low)
+
+
+cdef inline void exp_stretch(const real *x, const real *next, real *y, real *e, const shift_t *shift, vec inv_t,
+                             vec *part, vec *ties, vec *top, const Behind *behind, Py_ssize_t i, const bint far,
+                             const bint keep, const bint split, const bint fused) noexcept nogil:
+    # STEP vectors from i on
+    cdef Py_ssize_t j
+    for j in range(STEP):
+        top[j % NV] = v_max(v_load(next + i + j * VL), top[j % NV])
+        prefetch(next + i + j * VL + PREFETCH)
+        if keep:
+            prefetch_write(y + i + j * VL)
+    if fused:
+        for j in range(STEP):
+            v_store(behind.y + i + j * VL, scaled(v_load(behind.e + i + j * VL), behind.high, behind.low))
+    for j in range(STEP):
+        exp_step(v_load(x + i + j * VL), shift, inv_t, e + i + j * VL, &part[j % NV], &ties[j % NV], far, keep, split)
+
+
+cdef inline void exp_end(const real *x, Py_ssize_t left, const real *next, Py_ssize_t next_left, real *e,
+                         const shift_t *shift, vec inv_t, vec *part, vec *ties, vec *top, const Behind *behind,
+                         Py_ssize_t i, const bint far, const bint keep, const bint split,
+                         const bint fused) noexcept nogil:
+    # one vector, or part of one
+    top[0] = v_max(v_load_n(next + i, next_left, -INFINITY), top[0])
+    if fused:
+        v_store_n(behind.y + i, left, scaled(v_load(behind.e + i), behind.high, behind.low))
+    exp_step(v_load_n(x + i, left, -INFINITY), shift, inv_t, e + i, part, ties, far, keep, split)
 
 
 cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real inv_t, real *e, double *stats,
-                               const Ahead *ahead, const bint far, const bint keep, const bint split) noexcept nogil:
+                               const Ahead *ahead, const Behind *behind, const bint far, const bint keep,
+                               const bint split, const bint fused) noexcept nogil:
     cdef shift_t shift = v_exp_shift_row(shift_of(maximum))
     cdef vec t = v_set1(inv_t)
     cdef vec total[NV]
     cdef vec part[NV]
     cdef vec ties[NV]
     cdef vec top[NV]
-    cdef Py_ssize_t i = 0, j, left, end = 0, seen = 0, together = n if n < ahead.n else ahead.n
-    cdef const real *next = ahead.x
+    cdef vec unseen[NV]
+    cdef Py_ssize_t i = 0, j, seen = 0
+    cdef const real *next
     cdef real *y = ahead.y if ahead.y != NULL else e
     for j in range(NV):
         total[j] = ties[j] = v_set1(0)
         top[j] = v_set1(-INFINITY)
-    while i < n:
-        end = i + SUBBLOCK if n - i > SUBBLOCK else n
+    while i <= n - SUBBLOCK:
+        next = x
+        if i <= ahead.n - SUBBLOCK:
+            next = ahead.x
+            seen = i + SUBBLOCK
         for j in range(NV):
             part[j] = v_set1(0)
-        while i <= (end if end < together else together) - STEP * VL:
-            for j in range(STEP):
-                top[j % NV] = v_max(v_load(next + i + j * VL), top[j % NV])
-                prefetch(next + i + j * VL + PREFETCH)
-                if keep:
-                    prefetch_write(y + i + j * VL)
-            for j in range(STEP):
-                exp_step(v_load(x + i + j * VL), &shift, t, e + i + j * VL, &part[j % NV], &ties[j % NV],
-                         far, keep, split)
-            i += STEP * VL
-            seen = i
-        while i <= end - LANES:
+            unseen[j] = top[j]
+        for j from 0 <= j < SUBBLOCK by STEP * VL:
+            exp_stretch(x, next, y, e, &shift, t, part, ties, top, behind, i + j, far, keep, split, fused)
+        if seen <= i:
             for j in range(NV):
-                exp_step(v_load(x + i + j * VL), &shift, t, e + i + j * VL, &part[j], &ties[j], far, keep, split)
-            i += LANES
-        if i < end:
+                top[j] = unseen[j]
+        for j in range(NV):
+            total[j] = v_add(total[j], part[j])
+        i += SUBBLOCK
+    if i < n:
+        for j in range(NV):
+            part[j] = v_set1(0)
+        while i < n:
             for j in range(NV):
-                left = lanes_left(end - i - j * VL)
-                exp_step(v_load_n(x + i + j * VL, left, -INFINITY), &shift, t, e + i + j * VL, &part[j], &ties[j],
-                         far, keep, split)
-            i = end
+                exp_end(x, lanes_left(n - i), ahead.x, lanes_left(ahead.n - i), e, &shift, t, &part[j], &ties[j],
+                        &top[j], behind, i, far, keep, split, fused)
+                i += VL
+        seen = i
         for j in range(NV):
             total[j] = v_add(total[j], part[j])
     for j in range(1, NV):
         top[0] = v_max(top[j], top[0])
-    top[0] = max_vec(next + seen, ahead.n - seen, top[0])
+    if seen < ahead.n:
+        top[0] = max_vec(ahead.x + seen, ahead.n - seen, top[0])
     stats[0] = maximum
     fold_block(total, n, stats + 1, stats + 5)
     stats[2] = 0
@@ -204,12 +249,13 @@ cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real i
 
 
 cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, real inv_t, real *e, double *stats,
-                           const Ahead *ahead, const bint keep, const bint split) noexcept nogil:
+                           const Ahead *ahead, const Behind *behind, const bint keep, const bint split,
+                           const bint fused) noexcept nogil:
     # Exponentials of a block against its maximum into e (keep), their sum into stats; returns the maximum of
-    # the block ahead.
+    # the block ahead; writes (fused) the results of the block behind.
     if inv_t == 1 and v_exp_near(shift_of(maximum)):
-        return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, False, keep, split)
-    return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, True, keep, split)
+        return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, behind, False, keep, split, fused)
+    return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, behind, True, keep, split, fused)
 
 
 # ---------------------------------------------------------------------------------------- joining blocks
@@ -366,8 +412,9 @@ cdef inline vec dot_term(vec g, vec p, vec sum, const int operation) noexcept no
     return v_fma(g, exp_of(p), sum)
 
 
-cdef inline double block_dot(const real *g, const real *p, Py_ssize_t n, const int operation) noexcept nogil:
-    # sum(g p), sum(g) or sum(g exp(p))
+cdef inline double block_dot(const real *g, const real *p, const real *y, Py_ssize_t n,
+                             const int operation) noexcept nogil:
+    # sum(g p), sum(g) or sum(g exp(p)) * EXP_SCALE; y is where the results will go
     cdef vec sum[NV]
     cdef vec part[NV]
     cdef Py_ssize_t i = 0, j, left, end
@@ -379,6 +426,9 @@ cdef inline double block_dot(const real *g, const real *p, Py_ssize_t n, const i
         for j in range(NV):
             part[j] = v_set1(0)
         while i <= end - LANES:
+            prefetch(g + i + PREFETCH)
+            prefetch(p + i + PREFETCH)
+            prefetch_write(<real *> y + i)
             for j in range(NV):
                 part[j] = dot_term(v_load(g + i + j * VL), v_load(p + i + j * VL), part[j], operation)
             i += LANES
@@ -391,8 +441,7 @@ cdef inline double block_dot(const real *g, const real *p, Py_ssize_t n, const i
         for j in range(NV):
             sum[j] = v_add(sum[j], part[j])
     fold_block(sum, n, &high, &low)
-    high += low
-    return high / EXP_SCALE if operation == LOG_SOFTMAX_JVP else high
+    return high + low
 
 
 cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation) noexcept nogil:
@@ -410,6 +459,8 @@ cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation)
 cdef inline real gradient_dot(double dot, const int operation) noexcept nogil:
     if operation == SOFTMAX_GRAD:
         return <real> (-0.5 * dot)
+    if operation == LOG_SOFTMAX_JVP:
+        return <real> (-dot / EXP_SCALE)
     return <real> -dot
 
 
@@ -428,6 +479,9 @@ cdef inline void gradient_run(const real *g, const real *p, real *y, Py_ssize_t 
             v_stream(y + i, gradient(v_load(g + i), v_load(p + i), d, f, operation))
             i += VL
     while i <= n - VL:
+        prefetch(g + i + PREFETCH)
+        prefetch(p + i + PREFETCH)
+        prefetch_write(y + i + PREFETCH)
         v_store(y + i, gradient(v_load(g + i), v_load(p + i), d, f, operation))
         i += VL
     if i < n:

@@ -1,9 +1,12 @@
 # The axis is not last: vectors of neighbouring columns walk down it, one column a lane. Accumulator i % LANES
 # takes row i, as in a contiguous row, so that a column's bits are those of the same numbers in a row.
+#
+# A panel that fits into scratch is copied there first, and read from memory only for that: its rows may lie at a
+# stride that makes them compete for the same lines of the cache. Larger panels are wide, and are swept along their
+# rows, three times: what a sweep touches lies together, where a narrow panel of many rows is a page a row.
 
 cdef enum:
-    ROWS_AHEAD = 12           # rows of a panel to fetch ahead: each is on a page of its own
-    TILE_BYTES = 262144       # exponentials of a tile are kept while they fit here, else computed twice
+    TOGETHER = 4              # rows that share one load of what belongs to their columns
 
 
 cdef struct Panel:
@@ -16,52 +19,63 @@ cdef struct Panel:
     Py_ssize_t p_step
     Py_ssize_t y_step
     double inv_t
+    bint staged                   # copied into scratch
     bint stream
-    bint keep                     # scratch has room for the exponentials of the whole panel
     const double *coefficient     # one a column, or NULL for 1
-    double *log_sum               # two a column (CROSS_ENTROPY*)
+    double *top                   # the maximum of each column (CROSS_ENTROPY*)
+    double *log_sum               # and the logarithm of its sum
 
 
 cdef struct Tile:
-    # scratch, in whole vectors across
-    Py_ssize_t across             # padded columns
-    bint keep                     # as the panel's
-    bint far                      # some column needs the general reduction
-    real *maximum                 # of a block, one a column; then what the columns share
-    real *origin                  # maximum, or 0 where that is -inf
-    real *away                    # 0, or the maximum in columns that take the far reduction
+    # scratch, in rows of whole vectors
+    Py_ssize_t across             # columns, padded
+    bint far                      # some column needs the far reduction
+    bint tiny                     # some column needs "after"
+    real *maxima                  # of a block, one a column; what shift_lanes makes of them follows
+    real *origin
+    real *away
     real *magic
     real *center
+    real *high                    # what a column's results are made with: factors, or shift, or dot product
+    real *low
+    real *after
     real *total                   # LANES accumulators a column
-    real *part                    # and those of a SUBBLOCK
     real *ties
-    real *e
-    double *stats                 # STATS doubles for each block of each column
+    real *e                       # logits, then exponentials; or the incoming gradient
+    real *p                       # the forward's output, in the derivatives
+    double *top
+    double *log_sum
+    double *stats                 # STATS doubles for each block of each column, where there are several
 
 
-cdef inline bint tile_keeps(Py_ssize_t n, Py_ssize_t across) noexcept nogil:
-    return n * across * <Py_ssize_t> sizeof(real) <= TILE_BYTES
+cdef inline Py_ssize_t across_of(Py_ssize_t width) noexcept nogil:
+    return (width + VL - 1) // VL * VL
 
 
-cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width) noexcept nogil:
-    cdef Py_ssize_t across = (width + VL - 1) // VL * VL
-    cdef Py_ssize_t reals = (5 + 3 * LANES) * across + (n * across if tile_keeps(n, across) else across)
-    return reals * sizeof(real) + blocks_of(n) * across * STATS * sizeof(double)
+cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged, bint derivative) noexcept nogil:
+    cdef Py_ssize_t across = across_of(width), rows = n * (2 if derivative else 1) if staged else 0
+    return ((8 + 2 * LANES + rows) * across * <Py_ssize_t> sizeof(real)
+            + (2 + STATS * blocks_of(n)) * across * <Py_ssize_t> sizeof(double))
 
 
-cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, bint keep, char *scratch) noexcept nogil:
-    t.across = (width + VL - 1) // VL * VL
-    t.keep = keep
-    t.stats = <double *> scratch
-    t.maximum = <real *> (scratch + blocks_of(n) * t.across * STATS * sizeof(double))
-    t.origin = t.maximum + t.across
+cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
+    t.across = across_of(width)
+    t.far = t.tiny = False
+    t.top = <double *> scratch
+    t.log_sum = t.top + t.across
+    t.stats = t.log_sum + t.across
+    t.maxima = <real *> (t.stats + STATS * blocks_of(n) * t.across)
+    t.origin = t.maxima + t.across
     t.away = t.origin + t.across
     t.magic = t.away + t.across
     t.center = t.magic + t.across
-    t.total = t.center + t.across
-    t.part = t.total + LANES * t.across
-    t.ties = t.part + LANES * t.across
+    t.high = t.center + t.across
+    t.low = t.high + t.across
+    t.after = t.low + t.across
+    t.total = t.after + t.across
+    t.ties = t.total + LANES * t.across
     t.e = t.ties + LANES * t.across
+    t.p = t.e + n * t.across
 
 
 cdef inline vec load_columns(const real *p, Py_ssize_t left, real fill) noexcept nogil:
@@ -77,273 +91,380 @@ cdef inline void store_columns(real *p, Py_ssize_t left, vec a, const bint strea
         v_store(p, a)
 
 
+cdef inline void stage_vectors(const real *x, Py_ssize_t step, Py_ssize_t left, real *e, Py_ssize_t across,
+                               real *maxima, const Py_ssize_t rows, const bint copied) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef vec a, top = v_load(maxima)
+    for k in range(rows):
+        prefetch(x + (k + rows) * step)
+        a = load_columns(x + k * step, left, 0)
+        if copied:
+            v_store(e + k * across, a)
+        top = v_max(a, top)
+    v_store(maxima, top)
+
+
+cdef inline void stage_all(const real *x, Py_ssize_t step, Py_ssize_t width, Py_ssize_t rows, real *e,
+                           Py_ssize_t across, real *maxima, const bint copied) noexcept nogil:
+    cdef Py_ssize_t i = 0, c
+    for c from 0 <= c < across by VL:
+        v_store(maxima + c, v_set1(-INFINITY))
+    while i <= rows - TOGETHER:
+        for c from 0 <= c < width by VL:
+            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c, TOGETHER, copied)
+        i += TOGETHER
+    while i < rows:
+        for c from 0 <= c < width by VL:
+            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c, 1, copied)
+        i += 1
+
+
+cdef void stage_panel(const real *x, Py_ssize_t step, Py_ssize_t width, Py_ssize_t rows, real *e, Py_ssize_t across,
+                      real *maxima) noexcept nogil:
+    # rows to scratch, and the maxima of their columns
+    stage_all(x, step, width, rows, e, across, maxima, True)
+
+
+cdef void panel_maxima(const real *x, Py_ssize_t step, Py_ssize_t width, Py_ssize_t rows, Py_ssize_t across,
+                       real *maxima) noexcept nogil:
+    stage_all(x, step, width, rows, NULL, across, maxima, False)
+
+
+cdef inline bint is_derivative(const int operation) noexcept nogil:
+    return operation == SOFTMAX_GRAD or operation == LOG_SOFTMAX_VJP or operation == LOG_SOFTMAX_JVP
+
+
+cdef inline bint writes_rows(const int operation) noexcept nogil:
+    return operation != LOGSUMEXP and operation != CROSS_ENTROPY
+
+
+cdef struct Source:
+    # where the rows of a block are read: in scratch, or in the panel itself
+    real *x
+    real *p
+    Py_ssize_t x_step
+    Py_ssize_t p_step
+    Py_ssize_t width
+
+
+cdef inline Source source_of(const Panel *s, const Tile *t, Py_ssize_t b) noexcept nogil:
+    cdef Source from_
+    if s.staged:
+        from_.x_step = from_.p_step = from_.width = t.across
+        from_.x = t.e + b * BLOCK * t.across
+        from_.p = t.p + b * BLOCK * t.across
+    else:
+        from_.x_step = s.x_step
+        from_.p_step = s.p_step
+        from_.width = s.width
+        from_.x = <real *> s.x + b * BLOCK * s.x_step
+        from_.p = <real *> s.p + b * BLOCK * s.p_step
+    return from_
+
+
+cdef inline shift_t load_shift(const Tile *t, Py_ssize_t c) noexcept nogil:
+    cdef shift_t shift
+    shift.maximum = v_load(t.origin + c)
+    shift.magic = v_load(t.magic + c)
+    shift.center = v_load(t.center + c)
+    return shift
+
+
+cdef inline vec column_exp(vec x, vec *d, const shift_t *shift, vec away, vec inv_t, bint far) noexcept nogil:
+    d[0] = v_sub(x, shift.maximum)
+    if far:
+        d[0] = v_mul(d[0], inv_t)
+        x = v_mul(v_sub(x, away), inv_t)
+    return v_exp(x, d[0], shift[0], False)
+
+
+cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t begin,
+                             Py_ssize_t end, Py_ssize_t c, const int operation, const bint far,
+                             const bint keep) noexcept nogil:
+    # what rows begin, begin + LANES, ... of a block add to one accumulator of a vector of columns
+    cdef bint split = operation != SOFTMAX and not is_derivative(operation)
+    cdef Py_ssize_t i = begin, left = from_.width - c
+    cdef shift_t shift
+    cdef vec a, d, away, inv_t = v_set1(<real> s.inv_t), part = v_set1(0), counts = v_set1(0)
+    cdef real *total = t.total + begin % LANES * t.across + c
+    cdef real *ties = t.ties + begin % LANES * t.across + c
+    cdef real *x
+    if not is_derivative(operation):
+        shift = load_shift(t, c)
+        away = v_load(t.away + c)
+    while i < end:
+        x = from_.x + i * from_.x_step + c
+        if is_derivative(operation):
+            part = dot_term(load_columns(x, left, 0), load_columns(from_.p + i * from_.p_step + c, left, 0), part,
+                            operation)
+        else:
+            a = column_exp(load_columns(x, left, 0), &d, &shift, away, inv_t, far)
+            gather_sums(a, d, x, &part, &counts, keep, split)
+        i += LANES
+    if begin >= SUBBLOCK:
+        part = v_add(v_load(total), part)
+        counts = v_add(v_load(ties), counts)
+    v_store(total, part)
+    if split:
+        v_store(ties, counts)
+
+
+cdef inline void column_sums(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t rows,
+                             const int operation, const bint far, const bint keep) noexcept nogil:
+    cdef Py_ssize_t begin, end, j, c
+    for begin from 0 <= begin < rows by SUBBLOCK:
+        end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
+        for j in range(begin, begin + LANES if end - begin > LANES else end):
+            for c from 0 <= c < t.across by VL:
+                column_lane(s, t, from_, j, end, c, operation, far, keep)
+    if rows <= SHORT:
+        fold_columns(t.total, t.across, rows)
+    if operation != SOFTMAX and not is_derivative(operation):
+        fold_columns(t.ties, t.across, rows)
+
+
 cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t filled) noexcept nogil:
     # LANES accumulators a column to one, by halving; only the first "filled" were written
     cdef Py_ssize_t half = LANES // 2, i, c
     while half > 0:
-        for i in range(half):
-            if i + half < filled:
-                for c from 0 <= c < across by VL:
-                    v_store(a + i * across + c,
-                            v_add(v_load(a + i * across + c), v_load(a + (i + half) * across + c)))
+        for i in range(half if half < filled - half else filled - half):
+            for c from 0 <= c < across by VL:
+                v_store(a + i * across + c,
+                        v_add(v_load(a + i * across + c), v_load(a + (i + half) * across + c)))
         half //= 2
 
 
-cdef inline real *accumulators(const Tile *t, Py_ssize_t i) noexcept nogil:
-    # of row i of a block: the first SUBBLOCK adds to the block's own
-    return (t.total if i < SUBBLOCK else t.part) + i % LANES * t.across
-
-
-cdef inline void join_part(const Tile *t, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
-    # after row i: a SUBBLOCK that is complete goes into the block
-    cdef Py_ssize_t c, filled = i % SUBBLOCK + 1
-    if i < SUBBLOCK or (filled < SUBBLOCK and i + 1 < rows):
-        return
-    if filled > LANES:
-        filled = LANES
-    for c from 0 <= c < filled * t.across by VL:
-        v_store(t.total + c, v_add(v_load(t.total + c), v_load(t.part + c)))
-
-
-cdef inline void column_maxima(const Panel *s, const Tile *t, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    cdef Py_ssize_t i, c
-    cdef vec lowest = v_set1(-INFINITY)
-    cdef const real *x = s.x + first * s.x_step
-    for c from 0 <= c < s.width by VL:
-        v_store(t.maximum + c, lowest)
-    for i in range(rows):
-        for c from 0 <= c < s.width by VL:
-            prefetch(x + (i + ROWS_AHEAD) * s.x_step + c)
-            v_store(t.maximum + c,
-                    v_max(load_columns(x + i * s.x_step + c, s.width - c, 0), v_load(t.maximum + c)))
-
-
-cdef inline void column_shifts(const Panel *s, Tile *t) noexcept nogil:
-    cdef Py_ssize_t c
-    cdef real m
-    cdef bint far
-    t.far = False
-    for c in range(s.width):
-        m = shift_of(t.maximum[c])
-        far = s.inv_t != 1 or not v_exp_near(m)
-        t.far = t.far or far
-        t.origin[c] = m
-        t.away[c] = m if far else 0
-        v_exp_shift(INFINITY if far else m, t.magic + c, t.center + c)
-
-
-cdef inline vec column_exp(const Panel *s, const Tile *t, const real *x, Py_ssize_t c, vec inv_t, real *e, vec *total,
-                           vec *ties, const bint far, const bint keep, const bint split) noexcept nogil:
-    cdef shift_t shift
-    cdef vec a = load_columns(x + c, s.width - c, 0), d, p
-    shift.maximum = v_load(t.origin + c)
-    shift.magic = v_load(t.magic + c)
-    shift.center = v_load(t.center + c)
-    d = v_sub(a, shift.maximum)
-    if far:
-        d = v_mul(d, inv_t)
-        a = v_mul(v_sub(a, v_load(t.away + c)), inv_t)
-    p = v_exp(a, d, shift, False)
-    gather_sums(p, d, e, total, ties, keep, split)
-    return p
-
-
-cdef inline void column_sums(const Panel *s, const Tile *t, Py_ssize_t first, Py_ssize_t rows,
-                             const bint far, const bint keep, const bint split) noexcept nogil:
-    cdef Py_ssize_t i, c, filled = rows if rows < LANES else LANES
-    cdef vec total, ties, inv_t = v_set1(<real> s.inv_t), zero = v_set1(0)
-    cdef const real *x
-    cdef real *e
-    cdef real *sums
-    cdef real *counts
-    for i in range(rows):
-        x = s.x + (first + i) * s.x_step
-        e = t.e + (first + i) * t.across if t.keep else t.e
-        sums = accumulators(t, i)
-        counts = t.ties + i % LANES * t.across
-        for c from 0 <= c < s.width by VL:
-            total = zero if i % SUBBLOCK < LANES else v_load(sums + c)
-            if split:
-                ties = zero if i < LANES else v_load(counts + c)
-            column_exp(s, t, x, c, inv_t, e + c, &total, &ties, far, keep, split)
-            v_store(sums + c, total)
-            if split:
-                v_store(counts + c, ties)
-        join_part(t, i, rows)
+cdef inline void column_total(const Tile *t, Py_ssize_t c, Py_ssize_t rows, v_f64 *high, v_f64 *low) noexcept nogil:
     if rows <= SHORT:
-        fold_columns(t.total, t.across, filled)
-    if split:
-        fold_columns(t.ties, t.across, filled)
-
-
-cdef inline void column_total(const Tile *t, Py_ssize_t c, Py_ssize_t rows, double *high, double *low) noexcept nogil:
-    if rows <= SHORT:
-        high[0] = t.total[c]
-        low[0] = 0
+        high[0] = v_widen(t.total + c)
+        low[0] = set1_f64(0)
     else:
-        fold(t.total + c, t.across, high, low)
+        fold_lanes(t.total + c, t.across, high, low)
 
 
-cdef inline void column_stats(const Panel *s, const Tile *t, Py_ssize_t b, const bint split) noexcept nogil:
-    cdef Py_ssize_t c, blocks = blocks_of(s.n)
-    cdef double *stats
-    for c in range(s.width):
-        stats = t.stats + (c * blocks + b) * STATS
-        stats[0] = t.maximum[c]
-        column_total(t, c, block_length(s.n, b), stats + 1, stats + 5)
-        stats[2] = 0
+# --------------------------------------------------------------------------- columns of one block, in lanes
+
+cdef inline void join_columns(const Panel *s, Tile *t, const int operation) noexcept nogil:
+    cdef Py_ssize_t c
+    cdef v_f64 sum, rest, tied
+    cdef bint split = operation != SOFTMAX
+    for c from 0 <= c < t.across by VL64:
+        column_total(t, c, s.n, &sum, &rest)
         if split:
-            stats[2] = t.ties[c]
-            if t.maximum[c] == INFINITY and has_nan(s.x + b * BLOCK * s.x_step + c, block_length(s.n, b), s.x_step):
+            tied = v_widen(t.ties + c)
+            log_lanes(sum, tied, t.log_sum + c)
+            store_f64(t.top + c, v_widen(t.maxima + c))
+        if operation == CROSS_ENTROPY_GRAD:
+            two_sum_lanes(mul_f64(tied, set1_f64(EXP_SCALE)), sum, &sum, &tied)
+            rest = add_f64(tied, rest)
+        if operation == SOFTMAX:
+            factor_lanes(sum, rest, NULL, t.high + c, t.low + c, t.after + c)
+        elif operation == CROSS_ENTROPY_GRAD:
+            if factor_lanes(sum, rest, s.coefficient + c, t.high + c, t.low + c, t.after + c):
+                t.tiny = True
+    if split and not all_finite(t.maxima, t.across):
+        for c in range(s.width):
+            if not -INFINITY < t.maxima[c] < INFINITY:
+                settle_column(s, t, c)
+
+
+cdef inline void settle_column(const Panel *s, Tile *t, Py_ssize_t c) noexcept nogil:
+    # the log of the sum of a column whose maximum is infinite
+    cdef bint nan = has_nan(s.x + c, s.n, s.x_step)
+    t.log_sum[c] = settle_log(t.top[c], NAN if nan else 0, 0, nan)
+
+
+# ------------------------------------------------------------------------------ columns of several blocks
+
+cdef inline void keep_stats(const Panel *s, const Tile *t, Py_ssize_t b, const bint split) noexcept nogil:
+    cdef Py_ssize_t c, j, blocks = blocks_of(s.n), rows = block_length(s.n, b)
+    cdef double high[VL64]
+    cdef double low[VL64]
+    cdef double *stats
+    cdef v_f64 sum, rest
+    for c from 0 <= c < t.across by VL64:
+        column_total(t, c, rows, &sum, &rest)
+        store_f64(high, sum)
+        store_f64(low, rest)
+        for j in range(VL64):
+            stats = t.stats + ((c + j) * blocks + b) * STATS
+            stats[0] = t.maxima[c + j]
+            stats[1] = high[j]
+            stats[2] = t.ties[c + j] if split else 0
+            stats[5] = low[j]
+            if split and t.maxima[c + j] == INFINITY and has_nan(s.x + b * BLOCK * s.x_step + c + j, rows, s.x_step):
                 stats[2] = NAN
 
 
-cdef inline void write_columns(const Panel *s, Tile *t, const bint stream) noexcept nogil:
-    # y = e * factor, block by block; the factor of a block stands in its stats
-    cdef Py_ssize_t blocks = blocks_of(s.n), b, i, c
-    cdef double factor, unit
-    cdef double *stats
-    cdef bint tiny
-    cdef vec e, unused, inv_t = v_set1(<real> s.inv_t)
-    cdef real *high = t.total
-    cdef real *low = t.total + t.across
-    cdef real *after = t.total + 2 * t.across
-    cdef real *y
-    for b in range(blocks):
-        tiny = False
-        for c in range(s.width):
-            stats = t.stats + (c * blocks + b) * STATS
-            unit = 1 / FACTOR_SCALE
-            after[c] = 1
-            if 0 < stats[3] < TINY_SCALE * FACTOR_SCALE:
-                # as in scale_run
-                tiny = True
-                unit = 1
-                after[c] = <real> (1 / FACTOR_SCALE)
-            split_real(stats[3] * unit, stats[4] * unit, high + c, low + c)
-            t.maximum[c] = <real> stats[0]
-        if not t.keep:
-            column_shifts(s, t)
-        for i in range(b * BLOCK, b * BLOCK + block_length(s.n, b)):
-            y = s.y + i * s.y_step
-            for c from 0 <= c < s.width by VL:
-                if not stream:
-                    prefetch_write(y + ROWS_AHEAD * s.y_step + c)
-                if t.keep:
-                    e = v_load(t.e + i * t.across + c)
-                else:
-                    unused = v_set1(0)
-                    e = column_exp(s, t, s.x + i * s.x_step, c, inv_t, t.e, &unused, &unused, True, False, False)
-                e = scaled(e, v_load(high + c), v_load(low + c))
-                if tiny:
-                    e = v_mul(e, v_load(after + c))
-                store_columns(y + c, s.width - c, e, stream)
-
-
-cdef inline void log_columns(const Panel *s, const Tile *t, const double *log_sum) noexcept nogil:
-    # log_sum: maximum and log of the sum, two a column
-    cdef Py_ssize_t i, c
-    cdef vec inv_t = v_set1(<real> s.inv_t)
+cdef inline void join_stats(const Panel *s, Tile *t, const int operation) noexcept nogil:
+    cdef Py_ssize_t c, blocks = blocks_of(s.n)
     for c in range(s.width):
-        split_log(log_sum[2 * c], log_sum[2 * c + 1], s.inv_t, t.maximum + c, t.origin + c)
-        t.origin[c] = -t.origin[c]
-    for i in range(s.n):
-        for c from 0 <= c < s.width by VL:
-            store_columns(s.y + i * s.y_step + c, s.width - c,
-                          v_fma(v_sub(load_columns(s.x + i * s.x_step + c, s.width - c, 0), v_load(t.maximum + c)),
-                                inv_t, v_load(t.origin + c)), s.stream)
-
-
-cdef inline void forward_columns(const Panel *s, char *scratch, const int operation) noexcept nogil:
-    cdef bint split = operation != SOFTMAX
-    cdef bint writes = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
-    cdef Py_ssize_t blocks = blocks_of(s.n), b, c, rows
-    cdef double *stats
-    cdef double *log_sum
-    cdef Tile t
-    lay_tile(&t, s.n, s.width, s.keep, scratch)
-    for b in range(blocks):
-        rows = block_length(s.n, b)
-        column_maxima(s, &t, b * BLOCK, rows)
-        column_shifts(s, &t)
-        if writes and t.keep:
-            if t.far:
-                column_sums(s, &t, b * BLOCK, rows, True, True, split)
-            else:
-                column_sums(s, &t, b * BLOCK, rows, False, True, split)
-        else:
-            column_sums(s, &t, b * BLOCK, rows, True, False, split)
-        column_stats(s, &t, b, split)
-    if split:
-        # two doubles a column: in the caller's memory, or over accumulators that are done with
-        log_sum = s.log_sum if s.log_sum != NULL else <double *> t.total
-        if blocks == 1:
-            for c in range(s.width):
-                stats = t.stats + c * STATS
-                stats[3] = (stats[2] - 1) + stats[1] / EXP_SCALE
-                log_sum[c] = stats[3]
-            log1p_run(log_sum, s.width)
-            for c in range(s.width - 1, -1, -1):
-                stats = t.stats + c * STATS
-                log_sum[2 * c + 1] = settle_log(stats[0], stats[3], log_sum[c], isnan(stats[2]))
-                log_sum[2 * c] = stats[0]
-        else:
-            for c in range(s.width):
-                join_log(t.stats + c * blocks * STATS, blocks, s.inv_t, log_sum + 2 * c, log_sum + 2 * c + 1)
-        if operation == LOG_SOFTMAX:
-            log_columns(s, &t, log_sum)
-        elif operation == LOGSUMEXP:
-            for c in range(s.width):
-                s.y[c * s.y_step] = <real> (log_sum[2 * c] + log_sum[2 * c + 1])
-    if writes:
-        for c in range(s.width):
+        if operation != SOFTMAX:
+            join_log(t.stats + c * blocks * STATS, blocks, s.inv_t, t.top + c, t.log_sum + c)
+        if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
             join_softmax(t.stats + c * blocks * STATS, blocks, s.inv_t,
                          s.coefficient[c] if s.coefficient != NULL else 1)
-        if s.stream:
-            write_columns(s, &t, True)
-        else:
-            write_columns(s, &t, False)
 
 
-cdef inline void backward_columns(const Panel *s, char *scratch, const int operation) noexcept nogil:
-    cdef Py_ssize_t b, i, c, rows
-    cdef double high, low
-    cdef real *sums
-    cdef vec sum, factor = v_set1(gradient_factor(s.inv_t, operation))
-    cdef const real *g
-    cdef const real *p
-    cdef double *dots
-    cdef Tile t
-    lay_tile(&t, s.n, s.width, s.keep, scratch)
-    dots = t.stats
+cdef inline void block_shares(const Panel *s, Tile *t, Py_ssize_t b) noexcept nogil:
+    # the factors of one block of every column, from its stats
+    cdef Py_ssize_t c, blocks = blocks_of(s.n)
+    cdef double *stats
+    cdef double unit
+    t.tiny = False
     for c in range(s.width):
-        dots[c] = 0
+        stats = t.stats + (c * blocks + b) * STATS
+        unit = 1 / FACTOR_SCALE
+        t.after[c] = 1
+        if is_tiny(stats[3], FACTOR_SCALE):
+            # as in scale_run
+            t.tiny = True
+            unit = 1
+            t.after[c] = <real> (1 / FACTOR_SCALE)
+        split_real(stats[3] * unit, stats[4] * unit, t.high + c, t.low + c)
+        t.maxima[c] = <real> stats[0]
+
+
+# ---------------------------------------------------------------------------------------------- results
+
+cdef inline void log_shares(const Panel *s, Tile *t) noexcept nogil:
+    cdef Py_ssize_t c
+    for c from 0 <= c < t.across by VL64:
+        split_log_lanes(t.top + c, t.log_sum + c, s.inv_t, t.high + c, t.low + c)
+    for c in range(s.width):
+        if not -INFINITY < t.top[c] < INFINITY:
+            split_log(t.top[c], t.log_sum[c], s.inv_t, t.high + c, t.low + c)
+
+
+cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t i, real *y, Py_ssize_t c,
+                               Py_ssize_t left, const Py_ssize_t rows, const int operation,
+                               const bint stream) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef real *x = from_.x + i * from_.x_step + c
+    cdef vec a, d, high = v_load(t.high + c), low = v_load(t.low + c)
+    cdef vec inv_t = v_set1(<real> s.inv_t), factor = v_set1(gradient_factor(s.inv_t, operation))
+    cdef shift_t shift = load_shift(t, c)
+    for k in range(rows):
+        a = load_columns(x + k * from_.x_step, left, 0)
+        if is_derivative(operation):
+            a = gradient(a, load_columns(from_.p + (i + k) * from_.p_step + c, left, 0), high, factor, operation)
+        elif operation == LOG_SOFTMAX:
+            a = v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
+        else:
+            if not s.staged:
+                a = column_exp(a, &d, &shift, v_load(t.away + c), inv_t, t.far)
+            a = scaled(a, high, low)
+            if t.tiny:
+                a = v_mul(a, v_load(t.after + c))
+        if not stream:
+            prefetch_write(y + (k + rows) * s.y_step + c)
+        store_columns(y + k * s.y_step + c, left, a, stream)
+
+
+cdef inline void write_some(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t i, real *y,
+                            const Py_ssize_t rows, const int operation, const bint stream) noexcept nogil:
+    cdef Py_ssize_t c = 0
+    while c <= s.width - VL:
+        write_vectors(s, t, from_, i, y, c, VL, rows, operation, stream)
+        c += VL
+    if c < s.width:
+        write_vectors(s, t, from_, i, y, c, s.width - c, rows, operation, stream)
+
+
+cdef inline void write_rows(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t first, Py_ssize_t rows,
+                            const int operation, const bint stream) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i <= rows - TOGETHER:
+        write_some(s, t, from_, i, s.y + (first + i) * s.y_step, TOGETHER, operation, stream)
+        i += TOGETHER
+    while i < rows:
+        write_some(s, t, from_, i, s.y + (first + i) * s.y_step, 1, operation, stream)
+        i += 1
+
+
+cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexcept nogil:
+    cdef Py_ssize_t blocks = blocks_of(s.n), b
+    cdef Source from_
+    for b in range(blocks):
+        from_ = source_of(s, t, b)
+        if blocks > 1 and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
+            block_shares(s, t, b)
+            if not s.staged:
+                t.far = shift_lanes(t.maxima, t.across, s.inv_t, t.origin, t.away, t.magic, t.center)
+        if s.stream:
+            write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, True)
+        else:
+            write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, False)
+
+
+cdef inline void forward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:
+    cdef Panel local = panel[0]       # whose members need not be read again after every store
+    cdef const Panel *s = &local
+    cdef Py_ssize_t blocks = blocks_of(s.n), b, c, rows
+    cdef const real *x
+    cdef Source from_
+    cdef Tile t
+    lay_tile(&t, s.n, s.width, scratch)
+    if operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD:
+        t.top = s.top
+        t.log_sum = s.log_sum
+    for b in range(blocks):
+        rows = block_length(s.n, b)
+        from_ = source_of(s, &t, b)
+        x = s.x + b * BLOCK * s.x_step
+        if s.staged:
+            stage_panel(x, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
+        else:
+            panel_maxima(x, s.x_step, s.width, rows, t.across, t.maxima)
+        t.far = shift_lanes(t.maxima, t.across, s.inv_t, t.origin, t.away, t.magic, t.center)
+        if s.staged and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
+            if t.far:
+                column_sums(s, &t, &from_, rows, operation, True, True)
+            else:
+                column_sums(s, &t, &from_, rows, operation, False, True)
+        else:
+            if t.far:
+                column_sums(s, &t, &from_, rows, operation, True, False)
+            else:
+                column_sums(s, &t, &from_, rows, operation, False, False)
+        if blocks > 1:
+            keep_stats(s, &t, b, operation != SOFTMAX)
+    if blocks > 1:
+        join_stats(s, &t, operation)
+    else:
+        join_columns(s, &t, operation)
+    if operation == LOGSUMEXP:
+        for c in range(s.width):
+            s.y[c * s.y_step] = <real> (t.top[c] + t.log_sum[c])
+    if operation == LOG_SOFTMAX:
+        log_shares(s, &t)
+    if writes_rows(operation):
+        write_panel(s, &t, operation)
+
+
+cdef inline void backward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:
+    cdef Panel local = panel[0]
+    cdef const Panel *s = &local
+    cdef Py_ssize_t b, c, rows
+    cdef v_f64 high, low
+    cdef Source from_
+    cdef Tile t
+    lay_tile(&t, s.n, s.width, scratch)
+    for c in range(t.across):
+        t.top[c] = 0
     for b in range(blocks_of(s.n)):
         rows = block_length(s.n, b)
-        for i in range(rows):
-            g = s.x + (b * BLOCK + i) * s.x_step
-            p = s.p + (b * BLOCK + i) * s.p_step
-            sums = accumulators(&t, i)
-            for c from 0 <= c < s.width by VL:
-                sum = v_set1(0) if i % SUBBLOCK < LANES else v_load(sums + c)
-                v_store(sums + c, dot_term(load_columns(g + c, s.width - c, 0), load_columns(p + c, s.width - c, 0),
-                                           sum, operation))
-            join_part(&t, i, rows)
-        if rows <= SHORT:
-            fold_columns(t.total, t.across, rows if rows < LANES else LANES)
-        for c in range(s.width):
+        from_ = source_of(s, &t, b)
+        if s.staged:
+            stage_panel(s.x + b * BLOCK * s.x_step, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
+            stage_panel(s.p + b * BLOCK * s.p_step, s.p_step, s.width, rows, from_.p, t.across, t.maxima)
+        column_sums(s, &t, &from_, rows, operation, False, False)
+        for c from 0 <= c < t.across by VL64:
             column_total(&t, c, rows, &high, &low)
-            high += low
-            dots[c] += high / EXP_SCALE if operation == LOG_SOFTMAX_JVP else high
-    for c in range(s.width):
-        t.origin[c] = gradient_dot(dots[c], operation)
-    for i in range(s.n):
-        g = s.x + i * s.x_step
-        p = s.p + i * s.p_step
-        for c from 0 <= c < s.width by VL:
-            store_columns(s.y + i * s.y_step + c, s.width - c,
-                          gradient(load_columns(g + c, s.width - c, 0), load_columns(p + c, s.width - c, 0),
-                                   v_load(t.origin + c), factor, operation), s.stream)
+            store_f64(t.top + c, add_f64(load_f64(t.top + c), add_f64(high, low)))
+    for c in range(t.across):
+        t.high[c] = gradient_dot(t.top[c], operation)
+    write_panel(s, &t, operation)
 
 
 cdef void run_panel(const Panel *s, char *scratch, int operation) noexcept nogil:

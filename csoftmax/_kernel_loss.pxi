@@ -114,33 +114,36 @@ cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
 cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *stats, double *per_row,
                     real *spare) noexcept nogil:
     cdef double *coefficient = per_row
-    cdef double *log_sum = per_row + s.rows
     cdef LossRow *r = <LossRow *> (per_row + 3 * s.rows)
     cdef Py_ssize_t i
     s.coefficient = coefficient
-    s.log_sum = log_sum
+    s.top = per_row + s.rows
+    s.log_sum = s.top + s.rows
     for i in range(s.rows):
         prepare_loss(job, row + i, s.x + i * s.x_pitch, 1, r + i, spare, coefficient + i)
     run_strip(s, e, stats, job.operation)
     for i in range(s.rows):
         keep_loss(job, row + i, row // loss_chunk(job.n),
-                  settle_loss(job, r + i, log_sum[2 * i], log_sum[2 * i + 1]))
+                  settle_loss(job, r + i, s.top[i], s.log_sum[i]))
         if job.operation == CROSS_ENTROPY_GRAD:
-            settle_gradient(job, row + i, r + i, log_sum[2 * i], log_sum[2 * i + 1], s.y + i * s.y_pitch, 1, spare)
+            settle_gradient(job, row + i, r + i, s.top[i], s.log_sum[i], s.y + i * s.y_pitch, 1, spare)
 
 
 cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit, char *scratch, double *per_column,
                        real *spare) noexcept nogil:
+    cdef Py_ssize_t across = across_of(s.width)
     cdef double *coefficient = per_column
-    cdef double *log_sum = per_column + s.width
-    cdef LossRow *r = <LossRow *> (per_column + 3 * s.width)
+    cdef LossRow *r = <LossRow *> (per_column + 3 * across)
     cdef Py_ssize_t c
     s.coefficient = coefficient
-    s.log_sum = log_sum
+    s.top = per_column + across
+    s.log_sum = s.top + across
+    for c in range(s.width, across):
+        coefficient[c] = 1
     for c in range(s.width):
         prepare_loss(job, row + c, s.x + c, s.x_step, r + c, spare, coefficient + c)
     run_panel(s, scratch, job.operation)
     for c in range(s.width):
-        keep_loss(job, row + c, unit, settle_loss(job, r + c, log_sum[2 * c], log_sum[2 * c + 1]))
+        keep_loss(job, row + c, unit, settle_loss(job, r + c, s.top[c], s.log_sum[c]))
         if job.operation == CROSS_ENTROPY_GRAD:
-            settle_gradient(job, row + c, r + c, log_sum[2 * c], log_sum[2 * c + 1], s.y + c, s.y_step, spare)
+            settle_gradient(job, row + c, r + c, s.top[c], s.log_sum[c], s.y + c, s.y_step, spare)

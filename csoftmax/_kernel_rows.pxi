@@ -12,7 +12,8 @@ cdef struct Strip:
     double inv_t
     bint stream
     const double *coefficient     # one a row, or NULL for 1
-    double *log_sum               # maximum and log of the sum, two a row (CROSS_ENTROPY*)
+    double *top                   # the maximum of each row (CROSS_ENTROPY*)
+    double *log_sum               # and the logarithm of its sum
 
 
 cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
@@ -27,22 +28,25 @@ cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t b) noexcept nogil:
     return BLOCK if n - b * BLOCK > BLOCK else n - b * BLOCK
 
 
-cdef inline void emit_log(const Strip *s, Py_ssize_t row, double m, double log_sum, const int operation) noexcept nogil:
-    cdef real high, low
-    if operation == LOGSUMEXP:
-        s.y[row * s.y_pitch] = <real> (m + log_sum)
-    elif operation == LOG_SOFTMAX:
-        split_log(m, log_sum, s.inv_t, &high, &low)
-        log_run(s.x + row * s.x_pitch, s.y + row * s.y_pitch, s.n, high, low, <real> s.inv_t, s.stream)
-    else:
-        s.log_sum[2 * row] = m
-        s.log_sum[2 * row + 1] = log_sum
-
-
 # ------------------------------------------------------------------------------------------ short rows
 
+cdef struct Short:
+    # of VL rows, one a lane
+    real maxima[VL]
+    real origin[VL]
+    real away[VL]
+    real magic[VL]
+    real center[VL]
+    real sums[VL]
+    real ties[VL]
+    real high[VL]
+    real low[VL]
+    real after[VL]
+    bint tiny
+
+
 cdef inline void short_rows(const Strip *s, real *tile, const int operation) noexcept nogil:
-    # VL rows at a time: their reductions, divisions and logarithms are done together, one row a lane.
+    # VL rows at a time: what there is to do once a row is done for all of them together, one row a lane.
     cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
     cdef bint split = operation != SOFTMAX
     cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, pitch = padded(n)
@@ -51,12 +55,8 @@ cdef inline void short_rows(const Strip *s, real *tile, const int operation) noe
     cdef vec rows[VL]
     cdef vec counts[VL]
     cdef vec top
-    cdef real maxima[VL]
-    cdef real sums[VL]
-    cdef real tied[VL]
-    cdef real high[VL]
-    cdef real low[VL]
-    cdef double log_sums[VL]
+    cdef shift_t shift
+    cdef Short a
     for first from 0 <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
@@ -65,29 +65,38 @@ cdef inline void short_rows(const Strip *s, real *tile, const int operation) noe
             for v in range(whole):
                 top = v_max(v_load(x + v * VL), top)
             rows[r] = top
-        v_store(maxima, v_hmax_rows(rows))
-        for r in range(VL):
-            x = s.x + (first + (r if r < count else 0)) * s.x_pitch
-            if s.inv_t == 1 and v_exp_near(shift_of(maxima[r])):
-                short_exp(x, whole, tail, maxima[r], 1, tile + r * pitch, rows + r, counts + r, False, keep, split)
-            else:
-                short_exp(x, whole, tail, maxima[r], <real> s.inv_t, tile + r * pitch, rows + r, counts + r,
-                          True, keep, split)
-        v_store(sums, v_hadd_rows(rows))
+        v_store(a.maxima, v_hmax_rows(rows))
+        if shift_lanes(a.maxima, VL, s.inv_t, a.origin, a.away, a.magic, a.center):
+            for r in range(VL):
+                x = s.x + (first + (r if r < count else 0)) * s.x_pitch
+                shift = v_exp_shift_row(a.origin[r])
+                if s.inv_t == 1 and v_exp_near(a.origin[r]):
+                    short_exp(x, whole, tail, shift, 1, tile + r * pitch, rows + r, counts + r, False, keep, split)
+                else:
+                    short_exp(x, whole, tail, shift, <real> s.inv_t, tile + r * pitch, rows + r, counts + r, True,
+                              keep, split)
+        else:
+            for r in range(VL):
+                x = s.x + (first + (r if r < count else 0)) * s.x_pitch
+                shift.maximum = v_set1(a.origin[r])
+                shift.magic = v_set1(a.magic[r])
+                shift.center = v_set1(a.center[r])
+                short_exp(x, whole, tail, shift, 1, tile + r * pitch, rows + r, counts + r, False, keep, split)
+        v_store(a.sums, v_hadd_rows(rows))
         if split:
-            v_store(tied, v_hadd_rows(counts))
-            short_logs(s, first, count, maxima, sums, tied, log_sums, operation)
+            v_store(a.ties, v_hadd_rows(counts))
+        if split:
+            short_logs(s, first, count, &a, operation)
         if keep:
-            short_factors(s, first, count, sums, tied, high, low, operation)
+            short_factors(s, first, count, &a, split)
             for r in range(count):
-                short_write(s.y + (first + r) * s.y_pitch, tile + r * pitch, whole, tail, v_set1(high[r]),
-                            v_set1(low[r]))
+                short_write(s.y + (first + r) * s.y_pitch, tile + r * pitch, whole, tail, v_set1(a.high[r]),
+                            v_set1(a.low[r]), v_set1(a.after[r]), a.tiny)
 
 
-cdef inline void short_exp(const real *x, Py_ssize_t whole, Py_ssize_t tail, real maximum, real inv_t, real *e,
+cdef inline void short_exp(const real *x, Py_ssize_t whole, Py_ssize_t tail, shift_t shift, real inv_t, real *e,
                            vec *total_out, vec *ties_out, const bint far, const bint keep,
                            const bint split) noexcept nogil:
-    cdef shift_t shift = v_exp_shift_row(shift_of(maximum))
     cdef vec t = v_set1(inv_t)
     cdef vec total[NV]
     cdef vec ties[NV]
@@ -103,44 +112,60 @@ cdef inline void short_exp(const real *x, Py_ssize_t whole, Py_ssize_t tail, rea
         ties_out[0] = fold_add(ties)
 
 
-cdef inline void short_logs(const Strip *s, Py_ssize_t first, Py_ssize_t count, const real *maxima, const real *sums,
-                            const real *tied, double *log_sums, const int operation) noexcept nogil:
-    cdef double u[VL]
+cdef inline void short_logs(const Strip *s, Py_ssize_t first, Py_ssize_t count, const Short *a,
+                            const int operation) noexcept nogil:
+    cdef double top[VL]
+    cdef double log_sum[VL]
+    cdef real high[VL]
+    cdef real low[VL]
     cdef Py_ssize_t r
-    cdef bint nan
-    for r in range(VL):
-        u[r] = log_sums[r] = (tied[r] - <double> 1) + sums[r] / EXP_SCALE
-    log1p_run(log_sums, count)
+    cdef bint finite = all_finite(a.maxima, VL)
+    for r from 0 <= r < VL by VL64:
+        store_f64(top + r, v_widen(a.maxima + r))
+        log_lanes(v_widen(a.sums + r), v_widen(a.ties + r), log_sum + r)
+        split_log_lanes(top + r, log_sum + r, s.inv_t, high + r, low + r)
     for r in range(count):
-        nan = maxima[r] == INFINITY and has_nan(s.x + (first + r) * s.x_pitch, s.n, 1)
-        log_sums[r] = settle_log(maxima[r], u[r], log_sums[r], nan)
-        emit_log(s, first + r, maxima[r], log_sums[r], operation)
+        if not finite:
+            log_sum[r] = settle_log(top[r], (a.ties[r] - <double> 1) + a.sums[r] / EXP_SCALE, log_sum[r],
+                                    top[r] == INFINITY and has_nan(s.x + (first + r) * s.x_pitch, s.n, 1))
+            split_log(top[r], log_sum[r], s.inv_t, high + r, low + r)
+        if operation == LOG_SOFTMAX:
+            log_run(s.x + (first + r) * s.x_pitch, s.y + (first + r) * s.y_pitch, s.n, high[r], low[r],
+                    <real> s.inv_t, False)
+        elif operation == LOGSUMEXP:
+            s.y[(first + r) * s.y_pitch] = <real> (top[r] + log_sum[r])
+        else:
+            s.top[first + r] = top[r]
+            s.log_sum[first + r] = log_sum[r]
 
 
-cdef inline void short_factors(const Strip *s, Py_ssize_t first, Py_ssize_t count, const real *sums, const real *tied,
-                               real *high, real *low, const int operation) noexcept nogil:
-    # as join_softmax for a row of one block
-    cdef double q[VL]
-    cdef double rest[VL]
+cdef inline void short_factors(const Strip *s, Py_ssize_t first, Py_ssize_t count, Short *a,
+                               const bint split) noexcept nogil:
+    cdef double coefficient[VL]
+    cdef v_f64 sum, rest
     cdef Py_ssize_t r
-    cdef double total, lost
-    if operation == SOFTMAX:
+    a.tiny = False
+    if split:
         for r in range(VL):
-            quotient(1, sums[r], 0, q + r, rest + r)
-    else:
-        for r in range(VL):
-            two_sum(tied[r] * EXP_SCALE, sums[r], &total, &lost)
-            quotient(s.coefficient[first + (r if r < count else 0)], total, lost, q + r, rest + r)
-    for r in range(VL):
-        split_real(q[r], rest[r], high + r, low + r)
+            coefficient[r] = s.coefficient[first + r] if r < count else 1
+    for r from 0 <= r < VL by VL64:
+        sum = v_widen(a.sums + r)
+        rest = set1_f64(0)
+        if split:
+            two_sum_lanes(mul_f64(v_widen(a.ties + r), set1_f64(EXP_SCALE)), sum, &sum, &rest)
+        if factor_lanes(sum, rest, coefficient + r if split else NULL, a.high + r, a.low + r, a.after + r):
+            a.tiny = True
 
 
-cdef inline void short_write(real *y, const real *e, Py_ssize_t whole, Py_ssize_t tail, vec high,
-                             vec low) noexcept nogil:
+cdef inline void short_write(real *y, const real *e, Py_ssize_t whole, Py_ssize_t tail, vec high, vec low, vec after,
+                             bint tiny) noexcept nogil:
     cdef Py_ssize_t v
+    cdef vec p
     for v in range(whole):
-        v_store(y + v * VL, scaled(v_load(e + v * VL), high, low))
-    v_store_n(y + whole * VL, tail, scaled(v_load(e + whole * VL), high, low))
+        p = scaled(v_load(e + v * VL), high, low)
+        v_store(y + v * VL, v_mul(p, after) if tiny else p)
+    p = scaled(v_load(e + whole * VL), high, low)
+    v_store_n(y + whole * VL, tail, v_mul(p, after) if tiny else p)
 
 
 # ------------------------------------------------------------------------------------------- longer rows
@@ -149,35 +174,87 @@ cdef inline const real *block_at(const Strip *s, Py_ssize_t row, Py_ssize_t b) n
     return s.x + row * s.x_pitch + b * BLOCK
 
 
-cdef inline void finish_row(const Strip *s, Py_ssize_t row, double *stats, Py_ssize_t blocks,
-                            const int operation) noexcept nogil:
-    cdef double m, log_sum
+cdef enum:
+    FEW_BLOCKS = 4            # rows of so many blocks are written one row late
+
+
+cdef struct Finished:
+    # a row whose exponentials are summed
+    real *e
+    double *stats
+    double top                # its maximum, and the logarithm of the sum
+    double log_sum
+
+
+cdef inline Py_ssize_t in_flight(Py_ssize_t n) noexcept nogil:
+    # rows: while the sum of one is folded and divided by, the next one is under way
+    return 2 if blocks_of(n) <= FEW_BLOCKS else 1
+
+
+cdef inline void finish_row(const Strip *s, Py_ssize_t row, Finished *f, const int operation) noexcept nogil:
+    cdef Py_ssize_t blocks = blocks_of(s.n)
     if operation != SOFTMAX:
-        join_log(stats, blocks, s.inv_t, &m, &log_sum)
-        emit_log(s, row, m, log_sum, operation)
+        join_log(f.stats, blocks, s.inv_t, &f.top, &f.log_sum)
     if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
-        join_softmax(stats, blocks, s.inv_t, s.coefficient[row] if s.coefficient != NULL else 1)
+        join_softmax(f.stats, blocks, s.inv_t, s.coefficient[row] if s.coefficient != NULL else 1)
 
 
-cdef inline void write_blocks(const Strip *s, Py_ssize_t row, const real *e, const double *stats,
-                              Py_ssize_t blocks) noexcept nogil:
+cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, const int operation) noexcept nogil:
     cdef real *y = s.y + row * s.y_pitch
+    cdef real high, low
+    if operation == LOGSUMEXP:
+        y[0] = <real> (f.top + f.log_sum)
+    elif operation == LOG_SOFTMAX:
+        split_log(f.top, f.log_sum, s.inv_t, &high, &low)
+        log_run(s.x + row * s.x_pitch, y, s.n, high, low, <real> s.inv_t, s.stream)
+    elif operation != SOFTMAX:
+        s.top[row] = f.top
+        s.log_sum[row] = f.log_sum
+    if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
+        write_blocks(y, s.n, f.e, f.stats, s.stream)
+
+
+cdef inline void write_blocks(real *y, Py_ssize_t n, const real *e, const double *stats, bint stream) noexcept nogil:
     cdef Py_ssize_t b
-    for b in range(blocks):
-        if s.stream:
-            stream_run(e + b * BLOCK, y + b * BLOCK, block_length(s.n, b), stats[STATS * b + 3], stats[STATS * b + 4])
+    for b in range(blocks_of(n)):
+        if stream:
+            stream_run(e + b * BLOCK, y + b * BLOCK, block_length(n, b), stats[STATS * b + 3], stats[STATS * b + 4])
         else:
-            scale_run(e + b * BLOCK, y + b * BLOCK, block_length(s.n, b), stats[STATS * b + 3], stats[STATS * b + 4])
+            scale_run(e + b * BLOCK, y + b * BLOCK, block_length(n, b), stats[STATS * b + 3], stats[STATS * b + 4])
 
 
-cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
-    # While one block is exponentiated, the maximum of the next is taken, so that its lines are on their way.
+cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_ssize_t b, const Finished *f,
+                            bint there) noexcept nogil:
+    # block b of a row, still to be written
+    cdef const double *stats = f.stats + STATS * b
+    behind.e = f.e + b * BLOCK
+    if there and not is_tiny(stats[3], FACTOR_SCALE):
+        behind.y = s.y + row * s.y_pitch + b * BLOCK
+        set_factor(stats[3], stats[4], &behind.high, &behind.low)
+        return
+    behind.y = f.e + b * BLOCK
+    behind.high = behind.low = v_set1(0)
+    if there:
+        scale_run(f.e + b * BLOCK, s.y + row * s.y_pitch + b * BLOCK, block_length(s.n, b), stats[3], stats[4])
+
+
+cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const int operation,
+                           const bint fused) noexcept nogil:
+    # While one block is exponentiated, the maximum of the next is taken, so that its lines are on their way, and
+    # (fused) the results of the row before are written.
     cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
-    cdef Py_ssize_t blocks = blocks_of(s.n), row, b
+    cdef Py_ssize_t blocks = blocks_of(s.n), flight = in_flight(s.n), row, b
     cdef real m
     cdef Ahead ahead
+    cdef Behind behind
+    cdef Finished finished[2]
+    cdef Finished *f
+    for row in range(flight):
+        finished[row].e = scratch + row * padded(s.n)
+        finished[row].stats = stats + row * blocks * STATS
     m = block_max(s.x, block_length(s.n, 0))
     for row in range(s.rows):
+        f = &finished[row % flight]
         for b in range(blocks):
             ahead.x = block_at(s, row, b)
             ahead.n = 0
@@ -188,38 +265,87 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const i
             elif row + 1 < s.rows:
                 ahead.x = block_at(s, row + 1, 0)
                 ahead.n = block_length(s.n, 0)
-            m = exp_block(block_at(s, row, b), block_length(s.n, b), m, <real> s.inv_t, scratch + b * BLOCK,
-                          stats + STATS * b, &ahead, keep, operation != SOFTMAX)
-        finish_row(s, row, stats, blocks, operation)
-        if keep:
-            write_blocks(s, row, scratch, stats, blocks)
+            if fused:
+                set_behind(&behind, s, row - 1, b, &finished[(row + 1) % 2], row > 0)
+            m = exp_block(block_at(s, row, b), block_length(s.n, b), m, <real> s.inv_t, f.e + b * BLOCK,
+                          f.stats + STATS * b, &ahead, &behind, keep, operation != SOFTMAX, fused)
+        finish_row(s, row, f, operation)
+        if not fused and row + 1 >= flight:
+            write_row(s, row + 1 - flight, &finished[(row + 1) % flight], operation)
+    if flight == 2:
+        write_row(s, s.rows - 1, &finished[(s.rows - 1) % 2], operation)
 
 
 cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
     if s.n <= SHORT and s.rows > VL // 4:
         short_rows(s, scratch, operation)
+    elif operation == SOFTMAX and in_flight(s.n) == 2 and not s.stream:
+        long_rows(s, scratch, stats, operation, True)
     else:
-        long_rows(s, scratch, stats, operation)
+        long_rows(s, scratch, stats, operation, False)
 
 
 # ------------------------------------------------------------------------------------------- derivatives
 
-cdef inline double row_dot(const real *g, const real *p, Py_ssize_t n, const int operation) noexcept nogil:
+cdef inline double row_dot(const real *g, const real *p, const real *y, Py_ssize_t n, const int operation) noexcept nogil:
     cdef Py_ssize_t b
     cdef double dot = 0
     for b in range(blocks_of(n)):
-        dot += block_dot(g + b * BLOCK, p + b * BLOCK, block_length(n, b), operation)
+        dot += block_dot(g + b * BLOCK, p + b * BLOCK, y + b * BLOCK, block_length(n, b), operation)
     return dot
+
+
+cdef inline vec short_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssize_t tail,
+                          const int operation) noexcept nogil:
+    cdef vec sum[NV]
+    cdef Py_ssize_t v, j
+    for j in range(NV):
+        sum[j] = v_set1(0)
+    for v in range(whole):
+        sum[v % NV] = dot_term(v_load(g + v * VL), v_load(p + v * VL), sum[v % NV], operation)
+    sum[whole % NV] = dot_term(v_load_n(g + whole * VL, tail, 0), v_load_n(p + whole * VL, tail, 0),
+                               sum[whole % NV], operation)
+    return fold_add(sum)
+
+
+cdef inline void short_backward(const Strip *s, const int operation) noexcept nogil:
+    # as short_rows
+    cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, first, count, r, v, row
+    cdef const real *g
+    cdef const real *p
+    cdef real *y
+    cdef vec rows[VL]
+    cdef real dots[VL]
+    cdef vec d, f = v_set1(gradient_factor(s.inv_t, operation))
+    for first from 0 <= first < s.rows by VL:
+        count = s.rows - first if s.rows - first < VL else VL
+        for r in range(VL):
+            row = first + (r if r < count else 0)
+            rows[r] = short_dot(s.x + row * s.x_pitch, s.p + row * s.p_pitch, whole, tail, operation)
+        v_store(dots, v_mul(v_hadd_rows(rows), v_set1(gradient_dot(1, operation))))
+        for r in range(count):
+            row = first + r
+            g = s.x + row * s.x_pitch
+            p = s.p + row * s.p_pitch
+            y = s.y + row * s.y_pitch
+            d = v_set1(dots[r])
+            for v in range(whole):
+                v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), d, f, operation))
+            v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0),
+                                                     v_load_n(p + whole * VL, tail, 0), d, f, operation))
 
 
 cdef inline void backward_rows(const Strip *s, const int operation) noexcept nogil:
     cdef Py_ssize_t row
     cdef const real *g
     cdef const real *p
+    if s.n <= SHORT and s.rows > VL // 4:
+        short_backward(s, operation)
+        return
     for row in range(s.rows):
         g = s.x + row * s.x_pitch
         p = s.p + row * s.p_pitch
-        gradient_run(g, p, s.y + row * s.y_pitch, s.n, row_dot(g, p, s.n, operation), s.inv_t, operation, s.stream)
+        gradient_run(g, p, s.y + row * s.y_pitch, s.n, row_dot(g, p, s.y + row * s.y_pitch, s.n, operation), s.inv_t, operation, s.stream)
 
 
 cdef void run_strip(const Strip *s, real *scratch, double *stats, int operation) noexcept nogil:

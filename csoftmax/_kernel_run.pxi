@@ -107,12 +107,12 @@ cdef inline Py_ssize_t stage_rows(const Job *job) noexcept nogil:
 
 
 cdef inline Py_ssize_t exp_reals(Py_ssize_t n) noexcept nogil:
-    return padded(n) if n > SHORT else VL * padded(n) + LANES
+    return in_flight(n) * padded(n) if n > SHORT else VL * padded(n) + LANES
 
 
 cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
     cdef Py_ssize_t reals = exp_reals(job.n)
-    cdef Py_ssize_t doubles = blocks_of(job.n) * STATS
+    cdef Py_ssize_t doubles = in_flight(job.n) * blocks_of(job.n) * STATS
     if not job.direct:
         reals += 2 * (stage_rows(job) * job.n + LANES)
         doubles += LOSS_CHUNK
@@ -128,9 +128,9 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef bint loss = is_loss(job.operation)
     cdef Strip s
     cdef double *stats = <double *> scratch
-    cdef double *per_row = stats + blocks_of(n) * STATS
+    cdef double *per_row = stats + in_flight(n) * blocks_of(n) * STATS
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + (loss_doubles(LOSS_CHUNK) if loss else 0))
-    cdef Py_ssize_t doubles = (blocks_of(n) * STATS + (loss_doubles(LOSS_CHUNK) if loss else 0)
+    cdef Py_ssize_t doubles = (in_flight(n) * blocks_of(n) * STATS + (loss_doubles(LOSS_CHUNK) if loss else 0)
                                + (0 if job.direct else LOSS_CHUNK))
     cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
     cdef real *spare = e + exp_reals(n)
@@ -205,8 +205,8 @@ cdef void fill_run(real *y, Py_ssize_t n, real value) noexcept nogil:
 # ---------------------------------------------------------------------------------------------- columns
 
 cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
-    cdef Py_ssize_t across = (job.width + VL - 1) // VL * VL
-    cdef Py_ssize_t size = tile_bytes(job.n, job.width)
+    cdef Py_ssize_t across = across_of(job.width)
+    cdef Py_ssize_t size = tile_bytes(job.n, job.width, job.staged, job.p.data != NULL)
     if not job.direct:
         size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real) + across * <Py_ssize_t> sizeof(Py_ssize_t)
     if is_loss(job.operation):
@@ -223,12 +223,12 @@ cdef void gather_panel(const Operand *o, const char *base, Py_ssize_t n, Py_ssiz
 
 cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
     cdef Py_ssize_t last = job.batch_ndim - 1, inner = job.batch_shape[last], n = job.n
-    cdef Py_ssize_t tiles = (inner + job.width - 1) // job.width, across = (job.width + VL - 1) // VL * VL
+    cdef Py_ssize_t tiles = (inner + job.width - 1) // job.width, across = across_of(job.width)
     cdef Py_ssize_t unit, column, row, i, c
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
     cdef bint loss = is_loss(job.operation)
     cdef Panel s
-    cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width))
+    cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width, job.staged, job.p.data != NULL))
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (loss_doubles(across) if loss else 0))
     cdef real *tile = <real *> (kept + (0 if job.direct else across))
     cdef real *tile_p = tile + (0 if job.direct else n * across)
@@ -239,7 +239,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     s.n = n
     s.inv_t = 1 / job.temperature
     s.stream = job.stream and job.direct
-    s.keep = tile_keeps(n, across)
+    s.staged = job.staged
     for unit in range(begin, end):
         column = unit % tiles * job.width
         row = unit // tiles * inner + column
@@ -315,10 +315,12 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
     cdef char *p = batch_at(job, &job.p, row) if job.p.data != NULL else NULL
     cdef real *stage = <real *> scratch
     cdef const real *block
-    cdef real inv_t = <real> (1 / job.temperature), m
+    cdef real inv_t = <real> (1 / job.temperature), m = 0
     cdef Py_ssize_t b, n
+    cdef bint known = False
     cdef Ahead ahead
-    ahead.n = 0
+    cdef Behind behind
+    cdef char *y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
     ahead.y = NULL
     for b in range(begin, end):
         n = block_length(job.n, b)
@@ -326,20 +328,37 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
         if p != NULL:
             stats[STATS * b] = block_dot_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), n)
             continue
-        m = block_max(block, n)
-        ahead.x = block
-        if job.operation == SOFTMAX:
-            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, False, False)
+        if not known:
+            m = block_max(block, n)
+        known = block_ahead(job, block, b, end, &ahead)
+        if in_place_exps(job, n):
+            ahead.y = <real *> y + b * BLOCK
+            m = exp_block(block, n, m, inv_t, <real *> y + b * BLOCK, stats + STATS * b, &ahead, &behind, True, False, False)
+        elif job.operation == SOFTMAX:
+            m = exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, &behind, False, False, False)
         else:
-            exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, False, True)
+            m = exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, &behind, False, True, False)
+
+
+cdef inline bint in_place_exps(const Job *job, Py_ssize_t n) noexcept nogil:
+    # the exponentials of a long row's block of n wait in the result, as long as that stays in the caches
+    return job.operation == SOFTMAX and job.direct and not job.stream and n % LANES == 0
+
+
+cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end, Ahead *ahead) noexcept nogil:
+    # the block after b, where it lies ready in memory; whether there is one
+    cdef bint ready = job.direct and b + 1 < end
+    ahead.x = block + BLOCK if ready else block
+    ahead.n = block_length(job.n, b + 1) if ready else 0
+    return ready
 
 
 cdef double block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n) noexcept nogil:
     if operation == SOFTMAX_GRAD:
-        return block_dot(g, p, n, SOFTMAX_GRAD)
+        return block_dot(g, p, g, n, SOFTMAX_GRAD)
     if operation == LOG_SOFTMAX_VJP:
-        return block_dot(g, p, n, LOG_SOFTMAX_VJP)
-    return block_dot(g, p, n, LOG_SOFTMAX_JVP)
+        return block_dot(g, p, g, n, LOG_SOFTMAX_VJP)
+    return block_dot(g, p, g, n, LOG_SOFTMAX_JVP)
 
 
 cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
@@ -374,11 +393,10 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
     cdef double unused[STATS]
     cdef Py_ssize_t b, n
     cdef Ahead ahead
+    cdef Behind behind
     if job.operation == LOGSUMEXP:
         return
     y = batch_at(job, &job.y, row)
-    ahead.n = 0
-    ahead.y = NULL
     for b in range(begin, end):
         n = block_length(job.n, b)
         block = block_of(job, &job.x, x, b, n, stage)
@@ -386,9 +404,12 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         if p != NULL:
             gradient_run_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), target, n,
                             stats[0], 1 / job.temperature, job.stream)
+        elif in_place_exps(job, n):
+            scale_run(target, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
         elif job.operation == SOFTMAX:
-            ahead.x = block
-            exp_block(block, n, <real> stats[STATS * b], inv_t, e, unused, &ahead, True, False)
+            block_ahead(job, block, b, end, &ahead)
+            ahead.y = NULL if job.stream else target
+            exp_block(block, n, <real> stats[STATS * b], inv_t, e, unused, &ahead, &behind, True, False, False)
             if job.stream:
                 stream_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
             else:

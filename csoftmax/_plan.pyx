@@ -27,8 +27,10 @@ cdef extern from "csoftmax/_storage.h":
     long long load_index "csm_load_index"(int, const char *) nogil
 
 cdef enum:
-    TILE_COLUMNS_BYTES = 262144   # exponentials of a tile of columns should fit here
-    TILE_MAX_BYTES = 1024         # of one row of a tile
+    TILE_BYTES = 262144           # of a tile of columns that is copied to scratch ...
+    TILE_LEAST_BYTES = 1024       # ... which one row of it must reach, ...
+    TILE_MOST_BYTES = 4096        # ... and need not exceed
+    SWEEP_ROW_BYTES = 8192        # of one row of a tile that is not copied
     NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
 
 # Results from this size on are stored past the caches: they would not stay in them.
@@ -317,7 +319,7 @@ cdef int find_walk(Job *job, bint wide) except -1:
     tiles of neighbouring columns are walked down the axis. All else is staged, row by row. Short rows, and rows
     that are worked on by blocks, are told apart by the rows' length alone (kernels, core).
     """
-    cdef Py_ssize_t size = 8 if wide else 4, inner, width
+    cdef Py_ssize_t size = 8 if wide else 4, inner
     cdef bint reduces = job.operation == LOGSUMEXP
     cdef int d, k
     job.direct = (real_operand(&job.x, size) and real_operand(&job.p, size) and real_operand(&job.y, size)
@@ -325,6 +327,7 @@ cdef int find_walk(Job *job, bint wide) except -1:
                   and aligned_strides(job, &job.p, size) and aligned_strides(job, &job.y, size))
     job.walk = ROWS
     job.width = 1
+    job.staged = False
     job.units = job.rows
     if job.axis_ndim > 1 or not (unit_axis(&job.x, job.n) and unit_axis(&job.p, job.n)
                                  and (reduces or unit_axis(&job.y, job.n))):
@@ -333,9 +336,7 @@ cdef int find_walk(Job *job, bint wide) except -1:
             job.walk = COLUMNS
             make_last(job, d)
             inner = job.batch_shape[job.batch_ndim - 1]
-            width = TILE_COLUMNS_BYTES // (job.n * size)
-            width = max(64 // size, min(width, TILE_MAX_BYTES // size)) // (64 // size) * (64 // size)
-            job.width = min(width, inner)
+            set_width(job, inner, size)
             job.units = job.rows // inner * ((inner + job.width - 1) // job.width)
         else:
             job.direct = False
@@ -345,6 +346,27 @@ cdef int find_walk(Job *job, bint wide) except -1:
         for d in range(job.batch_ndim - 1):
             job.stream = job.stream and job.y.batch[d] % 64 == 0
     return 0
+
+
+cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size) noexcept:
+    """How wide the tiles are, and whether they are copied to scratch: if they fit there at a width worth reading."""
+    cdef Py_ssize_t line = 64 // size, operands = 2 if job.p.data != NULL else 1, share, threads
+    cdef Py_ssize_t fits = TILE_BYTES // (operands * job.n * size) // line * line
+    job.staged = fits >= min(TILE_LEAST_BYTES // size, inner) or not job.direct
+    if job.staged:
+        job.width = max(line, min(fits, TILE_MOST_BYTES // size))
+    else:
+        job.width = SWEEP_ROW_BYTES // size
+    if job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD:
+        # losses are summed by tiles, which no thread count may move
+        job.width = min(job.width, TILE_LEAST_BYTES // size)
+    else:
+        # no thread should be without work
+        threads = _core.effective_threads()
+        share = job.rows // threads
+        if job.rows // inner < threads and job.width > share:
+            job.width = max(line, share // line * line)
+    job.width = min(job.width, inner)
 
 
 cdef int unit_dimension(const Job *job, bint reduces) noexcept:

@@ -22,10 +22,14 @@
 typedef float csm_real;
 enum { LANES = 16, BLOCK = 1024, SUBBLOCK = 128, SHORT = 64 };
 #define CSM_TINY_SCALE 0x1p-100
+#define v_widen widen_f32
+#define v_narrow narrow_f32
 #else
 typedef double csm_real;
 enum { LANES = 8, BLOCK = 512, SUBBLOCK = 64, SHORT = 64 };
 #define CSM_TINY_SCALE 0x1p-960
+#define v_widen load_f64
+#define v_narrow store_f64
 #endif
 
 typedef CSM_T(v) csm_vec;
@@ -52,6 +56,7 @@ enum { STEP = NV > 4 ? NV : 4 };
 #define v_exp CSM_T(exp)
 #define v_exp_shift CSM_T(exp_shift)
 #define v_exp_shift_row CSM_T(exp_shift_row)
+#define v_exp_shift_lanes CSM_T(exp_shift_lanes)
 #define v_exp_near CSM_T(exp_near)
 #define v_and_eq CSM_T(and_eq)
 #define v_and_ne CSM_T(and_ne)
@@ -73,30 +78,39 @@ CSM_INLINE void csm_two_sum(double a, double b, double *sum, double *error) {
     *sum = s;
 }
 
-/* LANES accumulators, `step` apart, to hi + lo */
-CSM_INLINE void csm_fold(const csm_real *a, ptrdiff_t step, double *hi, double *lo) {
-    double s[LANES];
+/* LANES accumulators to hi + lo, by halving. In single precision a double holds their sum with digits to spare,
+ * and lo is 0: so it is in the quotient below. */
+CSM_INLINE void csm_fold(const csm_real *a, double *hi, double *lo) {
     *lo = 0;
-    for (int i = 0; i < LANES; i++) s[i] = a[i * step];
+#if CSM_BITS == 32
+    v_f64 s[LANES / VL_f64];
+    for (int i = 0; i < LANES / VL_f64; i++) s[i] = v_widen(a + i * VL_f64);
+    for (int half = LANES / VL_f64 / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) s[i] = add_f64(s[i], s[i + half]);
+    *hi = hadd_f64(s[0]);
+#else
+    double s[LANES], error;
+    for (int i = 0; i < LANES; i++) s[i] = a[i];
     for (int half = LANES / 2; half > 0; half /= 2) {
         for (int i = 0; i < half; i++) {
-#if CSM_BITS == 32
-            s[i] += s[i + half];
-#else
-            double error;
             csm_two_sum(s[i], s[i + half], &s[i], &error);
             *lo += error;
-#endif
         }
     }
     *hi = s[0];
+#endif
 }
 
 /* a / (b + rest) = hi + lo, with what the division lost in lo */
 CSM_INLINE void csm_quotient(double a, double b, double rest, double *hi, double *lo) {
     *hi = a / b;
+#if CSM_BITS == 32
+    (void)rest;
+    *lo = 0;
+#else
     *lo = (fma(-*hi, b, a) - *hi * rest) / b;
     if (!(fabs(*lo) < INFINITY)) *lo = 0;
+#endif
 }
 
 /* hi + lo as two reals */
@@ -104,6 +118,63 @@ CSM_INLINE void csm_split(double hi, double lo, csm_real *high, csm_real *low) {
     *high = (csm_real)hi;
     *low = (csm_real)((hi - (double)*high) + lo);
     if (!(fabs((double)*low) < INFINITY)) *low = 0;
+}
+
+/* ------------------------------------------------------------- the same for VL64 rows, one a lane */
+CSM_INLINE v_f64 csm_finite_lanes(v_f64 a) { return and_eq_f64(sub_f64(a, a), set1_f64(0), a); }
+
+CSM_INLINE void csm_two_sum_lanes(v_f64 a, v_f64 b, v_f64 *sum, v_f64 *error) {
+    const v_f64 s = add_f64(a, b), t = sub_f64(s, a);
+    *error = add_f64(sub_f64(a, sub_f64(s, t)), sub_f64(b, t));
+    *sum = s;
+}
+
+/* accumulator i of the rows stands at a + i * step */
+CSM_INLINE void csm_fold_lanes(const csm_real *a, ptrdiff_t step, v_f64 *hi, v_f64 *lo) {
+    v_f64 s[LANES];
+    *lo = set1_f64(0);
+    for (int i = 0; i < LANES; i++) s[i] = v_widen(a + i * step);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+#if CSM_BITS == 32
+            s[i] = add_f64(s[i], s[i + half]);
+#else
+            v_f64 error;
+            csm_two_sum_lanes(s[i], s[i + half], &s[i], &error);
+            *lo = add_f64(*lo, error);
+#endif
+        }
+    }
+    *hi = s[0];
+}
+
+/* a - b c, rounded once: exact where b is the rounded quotient of a and c (T. J. Dekker, doi:10.1007/BF01397083) */
+CSM_INLINE v_f64 csm_residual_lanes(v_f64 a, v_f64 b, v_f64 c) {
+#if defined(CSM_SSE2) || defined(CSM_SCALAR)
+    const v_f64 split = set1_f64(0x1p27 + 1), product = mul_f64(b, c);
+    const v_f64 bs = mul_f64(b, split), bh = sub_f64(bs, sub_f64(bs, b)), bl = sub_f64(b, bh);
+    const v_f64 cs = mul_f64(c, split), ch = sub_f64(cs, sub_f64(cs, c)), cl = sub_f64(c, ch);
+    const v_f64 e1 = sub_f64(product, mul_f64(bh, ch)), e2 = sub_f64(e1, mul_f64(bl, ch));
+    const v_f64 e3 = sub_f64(e2, mul_f64(bh, cl)), lost = sub_f64(mul_f64(bl, cl), e3);
+    return sub_f64(sub_f64(a, product), lost);
+#else
+    return fnma_f64(b, c, a);
+#endif
+}
+
+CSM_INLINE void csm_quotient_lanes(v_f64 a, v_f64 b, v_f64 rest, v_f64 *hi, v_f64 *lo) {
+    *hi = div_f64(a, b);
+#if CSM_BITS == 32
+    (void)rest;
+    *lo = set1_f64(0);
+#else
+    *lo = csm_finite_lanes(div_f64(sub_f64(csm_residual_lanes(a, *hi, b), mul_f64(*hi, rest)), b));
+#endif
+}
+
+CSM_INLINE void csm_split_lanes(v_f64 hi, v_f64 lo, csm_real *high, csm_real *low) {
+    v_narrow(high, hi);
+    v_narrow(low, csm_finite_lanes(add_f64(sub_f64(hi, v_widen(high)), lo)));
 }
 
 #endif /* CSOFTMAX_LANES_H */

@@ -127,6 +127,22 @@ CSM_INLINE void csm_stream_fence(void) { _mm_sfence(); }
 CSM_FUSED(f32, ps)
 CSM_FUSED(f64, pd)
 
+/* VL_f64 floats as doubles, and back, rounded. */
+#if defined(CSM_AVX512)
+CSM_INLINE v_f64 widen_f32(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+CSM_INLINE void narrow_f32(float *p, v_f64 a) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(a)); }
+#elif defined(CSM_AVX2)
+CSM_INLINE v_f64 widen_f32(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+CSM_INLINE void narrow_f32(float *p, v_f64 a) { _mm_storeu_ps(p, _mm256_cvtpd_ps(a)); }
+#else
+CSM_INLINE v_f64 widen_f32(const float *p) {
+    return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p)));
+}
+CSM_INLINE void narrow_f32(float *p, v_f64 a) {
+    _mm_storel_epi64((__m128i *)p, _mm_castps_si128(_mm_cvtpd_ps(a)));
+}
+#endif
+
 /* Comparisons that select: keep(d, lo, e) is 0 where d < lo; the others keep v where the relation holds,
  * "ne" also where either is NaN. */
 #if defined(CSM_AVX512)
@@ -221,7 +237,7 @@ CSM_INTEGER(f64, double, int64_t, epi64)
 #define bits_shr_f64(a, k) CSM_CAST_OUT_f64(CSM_INT(srli_epi64)(CSM_CAST_IN_f64(a), k))
 
 /* Horizontal reductions halve: lane i meets lane i + VL/2, then i + VL/4, ... */
-#define CSM_HORIZONTAL_128(name, T4, T2)                                                                     \
+#define CSM_HORIZONTAL_128(name)                                                                             \
     CSM_INLINE float h##name##_128_f32(__m128 a) {                                                           \
         a = _mm_##name##_ps(a, _mm_movehl_ps(a, a));                                                         \
         return _mm_cvtss_f32(_mm_##name##_ss(a, _mm_shuffle_ps(a, a, 1)));                                   \
@@ -229,8 +245,8 @@ CSM_INTEGER(f64, double, int64_t, epi64)
     CSM_INLINE double h##name##_128_f64(__m128d a) {                                                         \
         return _mm_cvtsd_f64(_mm_##name##_sd(a, _mm_unpackhi_pd(a, a)));                                     \
     }
-CSM_HORIZONTAL_128(add, , )
-CSM_HORIZONTAL_128(max, , )
+CSM_HORIZONTAL_128(add)
+CSM_HORIZONTAL_128(max)
 #if defined(CSM_SSE2)
 #define CSM_HORIZONTAL(name)                                                                                 \
     CSM_INLINE float h##name##_f32(v_f32 a) { return h##name##_128_f32(a); }                                 \
@@ -376,6 +392,8 @@ CSM_NEON_OPS(f64, double, f64, u64, uint64_t)
 #define bits_shr_f32(a, k) vreinterpretq_f32_u32(vshrq_n_u32(vreinterpretq_u32_f32(a), k))
 #define bits_shl_f64(a, k) vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(a), k))
 #define bits_shr_f64(a, k) vreinterpretq_f64_u64(vshrq_n_u64(vreinterpretq_u64_f64(a), k))
+CSM_INLINE v_f64 widen_f32(const float *p) { return vcvt_f64_f32(vld1_f32(p)); }
+CSM_INLINE void narrow_f32(float *p, v_f64 a) { vst1_f32(p, vcvt_f32_f64(a)); }
 CSM_INLINE void csm_stream_fence(void) {}
 #endif
 
@@ -426,6 +444,8 @@ CSM_SCALAR_OPS(f64, double, uint64_t)
 #define bits_shr_f32(a, k) csm_from_bits_f32(csm_to_bits_f32(a) >> (k))
 #define bits_shl_f64(a, k) csm_from_bits_f64(csm_to_bits_f64(a) << (k))
 #define bits_shr_f64(a, k) csm_from_bits_f64(csm_to_bits_f64(a) >> (k))
+CSM_INLINE v_f64 widen_f32(const float *p) { return *p; }
+CSM_INLINE void narrow_f32(float *p, v_f64 a) { *p = (float)a; }
 CSM_INLINE void csm_stream_fence(void) {}
 #endif
 

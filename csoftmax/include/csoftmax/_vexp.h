@@ -127,6 +127,14 @@ CSM_HORNER(f64, double)
         *magic = (R)EXP_MAGIC_##T - k;                                                                       \
         *center = exp_near_##T(m) ? (m - k * EXP_LN2_HI_##T) - k * EXP_LN2_LO_##T : 0;                       \
     }                                                                                                        \
+    /* the same for a row a lane, all of them near */                                                        \
+    CSM_INLINE void exp_shift_lanes_##T(v_##T m, v_##T *magic, v_##T *center) {                              \
+        const v_##T big = set1_##T((R)EXP_MAGIC_##T);                                                        \
+        const v_##T k = sub_##T(add_##T(mul_##T(m, set1_##T((R)EXP_LOG2E)), big), big);                      \
+        *magic = sub_##T(big, k);                                                                            \
+        *center = sub_##T(sub_##T(m, mul_##T(k, set1_##T(EXP_LN2_HI_##T))),                                  \
+                          mul_##T(k, set1_##T(EXP_LN2_LO_##T)));                                             \
+    }                                                                                                        \
     CSM_INLINE csm_shift_##T exp_shift_row_##T(R m) {                                                        \
         R magic, center;                                                                                     \
         exp_shift_##T(m, &magic, &center);                                                                   \

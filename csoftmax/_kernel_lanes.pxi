@@ -1,0 +1,78 @@
+# Rows of one block, one a lane: what join_softmax, join_log and split_log do for one row, for VL64 rows at once.
+
+cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double inv_t, real *origin, real *away, real *magic,
+                             real *center) noexcept nogil:
+    # How the exponentials of each row are reduced, from its maximum; "away" is the maximum of the rows that take
+    # the far reduction, else 0. True if there are such rows. Whole vectors are read and written.
+    cdef vec m, a, b, zero = v_set1(0)
+    cdef Py_ssize_t c, j
+    cdef bint some = False, far
+    for c from 0 <= c < count by VL:
+        m = v_load(maxima + c)
+        m = v_select_lt(v_set1(-INFINITY), m, m, zero)
+        v_store(origin + c, m)
+        if inv_t == 1 and v_exp_near(v_hmax(v_max(m, v_sub(zero, m)))):
+            v_exp_shift_lanes(m, &a, &b)
+            v_store(away + c, zero)
+            v_store(magic + c, a)
+            v_store(center + c, b)
+            continue
+        for j in range(c, c + VL):
+            far = inv_t != 1 or not v_exp_near(origin[j])
+            some = some or far
+            away[j] = origin[j] if far else 0
+            v_exp_shift(INFINITY if far else origin[j], magic + j, center + j)
+    return some
+
+
+cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, real *high, real *low,
+                              real *after) noexcept nogil:
+    # The reals that multiply exponentials whose sum is given. True if a factor would be subnormal: then "after",
+    # the multiplier of the product, is to be heeded.
+    cdef v_f64 h, l
+    cdef double factor[VL64]
+    cdef double lost[VL64]
+    cdef bint tiny = False
+    cdef Py_ssize_t j
+    quotient_lanes(set1_f64(1) if coefficient == NULL else load_f64(coefficient), sum, rest, &h, &l)
+    split_lanes(h, l, high, low)
+    if coefficient == NULL:
+        return False
+    store_f64(factor, h)
+    store_f64(lost, l)
+    for j in range(VL64):
+        after[j] = 1
+        if is_tiny(factor[j], 1):
+            tiny = True
+            split_real(factor[j] * FACTOR_SCALE, lost[j] * FACTOR_SCALE, high + j, low + j)
+            after[j] = <real> (1 / FACTOR_SCALE)
+    return tiny
+
+
+cdef inline void log_lanes(v_f64 sum, v_f64 ties, double *log_sum) noexcept nogil:
+    # log(ties + sum / EXP_SCALE), for finite maxima
+    store_f64(log_sum, log1p_f64(add_f64(sub_f64(ties, set1_f64(1)), mul_f64(sum, set1_f64(1 / EXP_SCALE)))))
+
+
+cdef inline bint all_finite(const real *maxima, Py_ssize_t count) noexcept nogil:
+    cdef vec m, zero = v_set1(0), top = v_set1(0)
+    cdef Py_ssize_t c
+    for c from 0 <= c < count by VL:
+        m = v_load(maxima + c)
+        top = v_max(v_max(m, v_sub(zero, m)), top)
+    return v_hmax(top) < INFINITY
+
+
+cdef inline void split_log_lanes(const double *maxima, const double *log_sum, double inv_t, real *high,
+                                 real *low) noexcept nogil:
+    # for finite maxima
+    cdef v_f64 m = load_f64(maxima), l = load_f64(log_sum), both
+    if inv_t == 1:
+        both = add_f64(m, l)
+        v_narrow(high, both)
+        both = v_widen(high)
+        l = select_lt_f64(max_f64(m, sub_f64(set1_f64(0), m)), l, add_f64(sub_f64(l, both), m),
+                          add_f64(sub_f64(m, both), l))
+    else:
+        v_narrow(high, m)
+    v_narrow(low, l)
