@@ -28,7 +28,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     ctypedef struct v_f64:
         pass
     enum:
-        VL, NV, LANES, BLOCK, SUBBLOCK, SHORT, STEP, VL64
+        VL, NV, LANES, BLOCK, SUBBLOCK, SHORT, STEP, FUSED, VL64
     const double EXP_SCALE
     const double TINY_SCALE "CSM_TINY_SCALE"
     const double FACTOR_SCALE "CSM_FACTOR_SCALE"

@@ -2,7 +2,8 @@
 # Lengths are in elements; "e" is scratch whose rows are padded to whole LANES.
 
 cdef struct Ahead:
-    # The block that comes next: its maximum is taken, and so its lines are fetched, by the sweep before it.
+    # The block that comes next: its maximum is taken, and so its lines are fetched, by the sweep before it. Where
+    # there is none, the block itself.
     const real *x
     Py_ssize_t n
     real *y                   # where this block's results will go, to have the lines at hand; or NULL
@@ -163,6 +164,13 @@ cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *lo
         fold(lanes, high, low)
 
 
+cdef inline void end_subblock(vec *total, vec *part) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(NV):
+        total[j] = v_add(total[j], part[j])
+        part[j] = v_set1(0)
+
+
 cdef inline void exp_stretch(const real *x, const real *next, real *y, real *e, const shift_t *shift, vec inv_t,
                              vec *part, vec *ties, vec *top, const Behind *behind, Py_ssize_t i, const bint far,
                              const bint keep, const bint split, const bint fused) noexcept nogil:
@@ -200,44 +208,28 @@ cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real i
     cdef vec part[NV]
     cdef vec ties[NV]
     cdef vec top[NV]
-    cdef vec unseen[NV]
-    cdef Py_ssize_t i = 0, j, seen = 0
-    cdef const real *next
+    cdef Py_ssize_t i = 0, j, together = n if n < ahead.n else ahead.n
     cdef real *y = ahead.y if ahead.y != NULL else e
     for j in range(NV):
-        total[j] = ties[j] = v_set1(0)
+        total[j] = part[j] = ties[j] = v_set1(0)
         top[j] = v_set1(-INFINITY)
-    while i <= n - SUBBLOCK:
-        next = x
-        if i <= ahead.n - SUBBLOCK:
-            next = ahead.x
-            seen = i + SUBBLOCK
+    while i <= together - STEP * VL:
+        if i % SUBBLOCK == 0:
+            end_subblock(total, part)
+        exp_stretch(x, ahead.x, y, e, &shift, t, part, ties, top, behind, i, far, keep, split, fused)
+        i += STEP * VL
+    while i < n:
+        if i % SUBBLOCK == 0:
+            end_subblock(total, part)
         for j in range(NV):
-            part[j] = v_set1(0)
-            unseen[j] = top[j]
-        for j from 0 <= j < SUBBLOCK by STEP * VL:
-            exp_stretch(x, next, y, e, &shift, t, part, ties, top, behind, i + j, far, keep, split, fused)
-        if seen <= i:
-            for j in range(NV):
-                top[j] = unseen[j]
-        for j in range(NV):
-            total[j] = v_add(total[j], part[j])
-        i += SUBBLOCK
-    if i < n:
-        for j in range(NV):
-            part[j] = v_set1(0)
-        while i < n:
-            for j in range(NV):
-                exp_end(x, lanes_left(n - i), ahead.x, lanes_left(ahead.n - i), e, &shift, t, &part[j], &ties[j],
-                        &top[j], behind, i, far, keep, split, fused)
-                i += VL
-        seen = i
-        for j in range(NV):
-            total[j] = v_add(total[j], part[j])
+            exp_end(x, lanes_left(n - i), ahead.x, lanes_left(ahead.n - i), e, &shift, t, &part[j], &ties[j], &top[j],
+                    behind, i, far, keep, split, fused)
+            i += VL
+    end_subblock(total, part)
     for j in range(1, NV):
         top[0] = v_max(top[j], top[0])
-    if seen < ahead.n:
-        top[0] = max_vec(ahead.x + seen, ahead.n - seen, top[0])
+    if i < ahead.n:
+        top[0] = max_vec(ahead.x + i, ahead.n - i, top[0])
     stats[0] = maximum
     fold_block(total, n, stats + 1, stats + 5)
     stats[2] = 0

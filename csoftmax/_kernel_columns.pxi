@@ -49,7 +49,9 @@ cdef struct Tile:
 
 
 cdef inline Py_ssize_t across_of(Py_ssize_t width) noexcept nogil:
-    return (width + VL - 1) // VL * VL
+    # whole vectors; and not so many that the rows of a tile would compete for the same lines of the cache
+    cdef Py_ssize_t across = (width + VL - 1) // VL * VL
+    return across + VL if across * <Py_ssize_t> sizeof(real) % 1024 == 0 else across
 
 
 cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged, bint derivative) noexcept nogil:

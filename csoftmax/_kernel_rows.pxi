@@ -188,7 +188,7 @@ cdef struct Finished:
 
 cdef inline Py_ssize_t in_flight(Py_ssize_t n) noexcept nogil:
     # rows: while the sum of one is folded and divided by, the next one is under way
-    return 2 if blocks_of(n) <= FEW_BLOCKS else 1
+    return 2 if FUSED and blocks_of(n) <= FEW_BLOCKS else 1
 
 
 cdef inline void finish_row(const Strip *s, Py_ssize_t row, Finished *f, const int operation) noexcept nogil:
@@ -257,7 +257,7 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const i
         f = &finished[row % flight]
         for b in range(blocks):
             ahead.x = block_at(s, row, b)
-            ahead.n = 0
+            ahead.n = block_length(s.n, b)
             ahead.y = s.y + row * s.y_pitch + b * BLOCK if keep and not s.stream else NULL
             if b + 1 < blocks:
                 ahead.x = block_at(s, row, b + 1)
@@ -279,7 +279,7 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const i
 cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
     if s.n <= SHORT and s.rows > VL // 4:
         short_rows(s, scratch, operation)
-    elif operation == SOFTMAX and in_flight(s.n) == 2 and not s.stream:
+    elif FUSED and operation == SOFTMAX and in_flight(s.n) == 2 and not s.stream:
         long_rows(s, scratch, stats, operation, True)
     else:
         long_rows(s, scratch, stats, operation, False)

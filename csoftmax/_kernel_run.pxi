@@ -349,7 +349,7 @@ cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py
     # the block after b, where it lies ready in memory; whether there is one
     cdef bint ready = job.direct and b + 1 < end
     ahead.x = block + BLOCK if ready else block
-    ahead.n = block_length(job.n, b + 1) if ready else 0
+    ahead.n = block_length(job.n, b + 1 if ready else b)
     return ready
 
 

@@ -4,6 +4,7 @@ how the kernels walk. The only place where an array is ever copied, and only bec
 
 import math
 import os
+import sys
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -29,8 +30,8 @@ cdef extern from "csoftmax/_storage.h":
 cdef enum:
     TILE_BYTES = 262144           # of a tile of columns that is copied to scratch ...
     TILE_LEAST_BYTES = 1024       # ... which one row of it must reach, ...
-    TILE_MOST_BYTES = 4096        # ... and need not exceed
-    SWEEP_ROW_BYTES = 8192        # of one row of a tile that is not copied
+    TILE_MOST_BYTES = 2048        # ... and need not exceed; no power of two, for the caches' sake
+    SWEEP_ROW_BYTES = 8128        # of one row of a tile that is not copied
     NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
 
 # Results from this size on are stored past the caches: they would not stay in them.
@@ -49,7 +50,6 @@ OPERATIONS = {
 
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object FLOAT64 = np.dtype(np.float64)
-cdef object MaskedArray = np.ma.MaskedArray
 
 INSTEAD = {
     "g": "convert it to float64 first: x.astype(np.float64)",
@@ -99,9 +99,15 @@ cdef object refuse(name, object dtype):
     return TypeError(f"{name} has dtype {dtype}, which csoftmax does not take; {advice}")
 
 
+cdef bint is_masked(object a):
+    # nobody has a masked array who has not imported numpy.ma, and that takes a while
+    ma = sys.modules.get("numpy.ma")
+    return ma is not None and isinstance(a, ma.MaskedArray)
+
+
 cdef cnp.ndarray as_array(name, object a):
     """An ndarray of a dtype that the kernels know, without a copy wherever `a` lends its memory."""
-    if isinstance(a, MaskedArray):
+    if is_masked(a):
         raise TypeError(f"{name} is a masked array, which csoftmax does not take; "
                         "pass its data, and where=~x.mask to the functions that have it")
     cdef cnp.ndarray array = np.asarray(a)
@@ -192,7 +198,7 @@ cdef cnp.ndarray apart(cnp.ndarray a, cnp.ndarray out, bint in_place):
 
 
 cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
-    if not isinstance(out, np.ndarray) or isinstance(out, MaskedArray):
+    if not isinstance(out, np.ndarray) or is_masked(out):
         raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, but the result has shape {shape}")
@@ -423,12 +429,12 @@ cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.n
     job.batch_shape[0] = job.rows
     job.mask.data = NULL
     plain_operand(&job.x, x, job.n, size)
-    plain_operand(&job.y, y, job.n, size)
+    plain_operand(&job.y, y, 1 if operation == LOGSUMEXP else job.n, size)
     if p is None:
         job.p.data = NULL
     else:
         plain_operand(&job.p, p, job.n, size)
-    job.stream = job.rows * job.n * size >= stream_bytes
+    job.stream = operation != LOGSUMEXP and job.rows * job.n * size >= stream_bytes
 
 
 cdef inline void plain_operand(Operand *o, cnp.ndarray a, Py_ssize_t n, Py_ssize_t size) noexcept:
@@ -448,17 +454,24 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
     return True
 
 
+cdef inline bint plain_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """As `overlap`, of plain arrays."""
+    cdef char *p = <char *> cnp.PyArray_DATA(a)
+    cdef char *q = <char *> cnp.PyArray_DATA(b)
+    return p < q + cnp.PyArray_NBYTES(b) and q < p + cnp.PyArray_NBYTES(a)
+
+
 cdef inline bint plain_out(object out, cnp.ndarray x, int number) except -1:
     """`out` can be taken as it is: `x` itself, or plain, of its kind and apart from it."""
     cdef int other
     if out is x:
         return cnp.PyArray_ISWRITEABLE(x)
     return (plain(out, &other) and other == number and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
-            and same_shape(x, <cnp.ndarray> out) and not overlap(x, out))
+            and same_shape(x, <cnp.ndarray> out) and not plain_overlap(x, out))
 
 
-cdef inline bint last_axis(object axis) noexcept:
-    return type(axis) is int and axis == -1
+cdef inline bint last_axis(object axis, object x):
+    return type(axis) is int and (axis == -1 or (axis > 0 and axis + 1 == getattr(x, "ndim", 0)))
 
 
 cdef inline double plain_temperature(object temperature) noexcept:
@@ -478,7 +491,7 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
     cdef int number
     cdef bint wide
     cdef double t = plain_temperature(temperature)
-    if (t > 0 and where is None and dtype is None and last_axis(axis) and plain(x, &number)
+    if (t > 0 and where is None and dtype is None and last_axis(axis, x) and plain(x, &number)
             and (out is None or plain_out(out, x, number))):
         a = x
         if out is None:
@@ -515,8 +528,17 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
 def logsumexp(x, axis, where, keepdims, out, dtype):
     """log of the sum of exponentials over `axis`."""
     cdef Job job
-    cdef cnp.ndarray a = as_array("x", x), y, mask = None
+    cdef cnp.ndarray a, y, mask = None
+    cdef int number
     cdef bint wide
+    if (where is None and not keepdims and out is None and dtype is None and last_axis(axis, x)
+            and plain(x, &number)):
+        a = x
+        y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a) - 1, cnp.PyArray_DIMS(a), number, 0)
+        plain_job(&job, LOGSUMEXP, a, None, y, 1, 8 if number == cnp.NPY_FLOAT64 else 4)
+        _core.run(&job, number == cnp.NPY_FLOAT64)
+        return y if y.ndim else y[()]
+    a = as_array("x", x)
     axes = normalize_axes(axis, a.ndim)
     result = result_dtype(a.dtype, dtype)
     if where is not None:
@@ -554,9 +576,9 @@ def backward(int operation, v, output, axis, temperature, out, name):
     cdef int number, other
     cdef bint wide
     cdef double t = plain_temperature(temperature)
-    if (t > 0 and last_axis(axis) and plain(v, &number) and plain(output, &other) and number == other
+    if (t > 0 and last_axis(axis, v) and plain(v, &number) and plain(output, &other) and number == other
             and same_shape(v, output)
-            and (out is None or (plain_out(out, v, number) and (out is output or not overlap(out, output))))):
+            and (out is None or (plain_out(out, v, number) and (out is output or not plain_overlap(out, output))))):
         g = v
         if out is None:
             y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(g), cnp.PyArray_DIMS(g), number, 0)

@@ -40,6 +40,12 @@ enum { STEP = 2 };
 #else
 enum { STEP = NV > 4 ? NV : 4 };
 #endif
+/* enough registers to write one row while the next is exponentiated */
+#if defined(CSM_AVX512)
+enum { FUSED = 1 };
+#else
+enum { FUSED = 0 };
+#endif
 
 #define v_set1 CSM_T(set1)
 #define v_load CSM_T(load)
