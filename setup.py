@@ -67,7 +67,7 @@ def extensions():
         )
 
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
-    for name in ("_dispatch", "_core", "_plan"):
+    for name in ("_dispatch", "_core", "_plan", "_capi"):
         yield extension(name, [f"csoftmax/{name}.pyx"])
     for level, flags in levels_to_build().items():
         for bits in (32, 64):

@@ -15,7 +15,7 @@ from libc.stdlib cimport free, malloc
 
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, STATS, Job, Kernels, loss_chunk,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, STATS, Job, Kernels, blocks_scratch, loss_chunk,
 )
 
 cdef extern from *:
@@ -132,7 +132,7 @@ cdef inline Py_ssize_t min_units(const Job *job, Py_ssize_t end) noexcept nogil:
 cdef int run_by_blocks(const Job *job, const Kernels *kernels, int threads) except -1:
     # two passes over the blocks of each row, with the statistics of all its blocks joined between them
     cdef Py_ssize_t blocks = (job.n + kernels.block - 1) // kernels.block, row
-    cdef Py_ssize_t size = (4 * kernels.block + 64) * 8
+    cdef Py_ssize_t size = blocks_scratch(kernels)
     cdef double *stats = <double *> malloc(blocks * STATS * sizeof(double))
     cdef char *memory = <char *> malloc(size * threads + 64)
     cdef char *scratch = aligned(memory)

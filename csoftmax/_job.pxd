@@ -90,3 +90,8 @@ cdef struct Kernels:
     BlocksFn measure                  # first pass over blocks [begin, end) of one long row
     FinishFn finish
     BlocksFn write                    # second pass
+
+
+cdef inline Py_ssize_t blocks_scratch(const Kernels *kernels) noexcept nogil:
+    # bytes that measure and write work in
+    return (4 * kernels.block + 64) * 8

@@ -1,0 +1,398 @@
+"""The softmax family for C, C++ and Cython: pointers and strides to a job, run at once by the thread that calls.
+
+csoftmax.h says what the functions do. They take no lock and set no Python error. Scratch is on the stack wherever
+it fits; which way a row takes changes none of its bits.
+"""
+
+from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport INFINITY
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from csoftmax._dispatch cimport kernels_for
+from csoftmax._job cimport (
+    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
+    SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch,
+)
+
+cdef extern from "csoftmax/_storage.h":
+    enum:
+        CSM_F16, CSM_BF16, CSM_F32, CSM_F64, CSM_I64
+
+# The table that C sees. The prototypes let the compiler compare csoftmax.h with the definitions below.
+cdef extern from *:
+    """
+    #include "csoftmax/csoftmax.h"
+    #define CSM_PROTOTYPE(name, arguments) static int csm_##name arguments;
+    #define CSM_ADDRESS(name, arguments) csm_##name,
+    CSM_ALL_FUNCTIONS(CSM_PROTOTYPE)
+    static const csm_api csm_table = {CSM_API_VERSION, sizeof(csm_api), CSM_ALL_FUNCTIONS(CSM_ADDRESS)};
+    """
+    const int csm_table
+
+_C_API = PyCapsule_New(<void *> &csm_table, "csoftmax._capi._C_API", NULL)
+
+cdef enum:
+    SMALL_STACK = 16384       # scratch of short rows
+    LARGE_STACK = 131072      # and of long ones: a thread's stack may be as small as 512 KiB
+    TILE_BYTES = 32768        # exponentials of a tile of columns
+    NARROW = 4                # fewer columns than this are gathered as rows
+    STREAM_BYTES = 33554432   # larger results are stored past the caches
+
+
+# --------------------------------------------------------------------------------------------------- a job
+
+cdef inline bint is_wide(int storage, double temperature) noexcept nogil:
+    return storage == CSM_F64 or not 1e-30 < temperature < 1e30
+
+
+cdef inline int begin(Job *job, int operation, Py_ssize_t rows, Py_ssize_t n, double temperature) noexcept nogil:
+    if rows < 0 or n < 0:
+        return CSM_BAD_SHAPE
+    if not 0 < temperature < INFINITY:
+        return CSM_BAD_TEMPERATURE
+    job.operation = operation
+    job.temperature = temperature if temperature > 1e-307 else 1e-307
+    job.n = n
+    job.rows = rows
+    job.axis_ndim = job.batch_ndim = 1
+    job.axis_shape[0] = n
+    job.batch_shape[0] = rows
+    job.x.data = job.p.data = job.y.data = job.mask.data = NULL
+    job.target.data = job.upstream.data = job.row_loss.data = NULL
+    return CSM_OK
+
+
+cdef inline Py_ssize_t item_size(int storage) noexcept nogil:
+    return 2 if storage <= CSM_BF16 else (4 if storage == CSM_F32 else 8)
+
+
+cdef inline void set_operand(Operand *o, int storage, const void *data, Py_ssize_t row,
+                             Py_ssize_t step) noexcept nogil:
+    o.data = <char *> data
+    o.storage = storage
+    o.batch[0] = row * item_size(storage)
+    o.axis[0] = step * item_size(storage)
+
+
+cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
+                 Py_ssize_t x_step, void *y, Py_ssize_t y_row, Py_ssize_t y_step,
+                 double temperature) noexcept nogil:
+    cdef Job job
+    cdef double nothing = -INFINITY
+    cdef int status = begin(&job, operation, rows, n, temperature)
+    if status != CSM_OK:
+        return status
+    set_operand(&job.x, storage, x, x_row, x_step)
+    if n == 0 and operation == LOGSUMEXP:
+        set_operand(&job.x, CSM_F64, &nothing, 0, 1)
+        job.n = job.axis_shape[0] = 1
+    set_operand(&job.y, storage, y, y_row, y_step)
+    return run(&job, is_wide(storage, temperature))
+
+
+cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *dy, Py_ssize_t dy_row,
+                  Py_ssize_t dy_step, const void *y, Py_ssize_t y_row, Py_ssize_t y_step, void *dx,
+                  Py_ssize_t dx_row, Py_ssize_t dx_step, double temperature) noexcept nogil:
+    cdef Job job
+    cdef int status = begin(&job, operation, rows, n, temperature)
+    if status != CSM_OK:
+        return status
+    set_operand(&job.x, storage, dy, dy_row, dy_step)
+    set_operand(&job.p, storage, y, y_row, y_step)
+    set_operand(&job.y, storage, dx, dx_row, dx_step)
+    return run(&job, is_wide(storage, temperature))
+
+
+cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
+                 Py_ssize_t x_step, const int64_t *target, Py_ssize_t target_row, int64_t ignore_index,
+                 void *loss, Py_ssize_t loss_row, void *dx, Py_ssize_t dx_row, Py_ssize_t dx_step,
+                 double scale) noexcept nogil:
+    cdef Job job
+    cdef Py_ssize_t i
+    cdef int64_t index
+    cdef int status = begin(&job, operation, rows, n, 1)
+    if status != CSM_OK:
+        return status
+    for i in range(rows):
+        index = target[i * target_row]
+        if index != ignore_index and not 0 <= index < n:
+            return CSM_BAD_TARGET
+    set_operand(&job.x, storage, x, x_row, x_step)
+    set_operand(&job.y, storage, dx, dx_row, dx_step)
+    set_operand(&job.target, CSM_I64, target, target_row, 0)
+    set_operand(&job.row_loss, CSM_F64 if storage == CSM_F64 else CSM_F32, loss, loss_row, 0)
+    if n == 0:
+        for i in range(rows):
+            memset(job.row_loss.data + i * job.row_loss.batch[0], 0, item_size(job.row_loss.storage))
+    memset(&job.loss, 0, sizeof(job.loss))
+    job.loss.ignore_index = ignore_index
+    job.loss.indices = True
+    job.loss.scale = scale
+    return run(&job, storage == CSM_F64)
+
+
+# ----------------------------------------------------------------------------------------------- its walk
+
+cdef inline bint is_real(const Operand *o, int storage, Py_ssize_t size) noexcept nogil:
+    return o.data == NULL or (o.storage == storage and <uintptr_t> o.data % size == 0)
+
+
+cdef inline bint unit_step(const Operand *o) noexcept nogil:
+    return o.data == NULL or o.axis[0] == item_size(o.storage)
+
+
+cdef inline bint unit_row(const Operand *o) noexcept nogil:
+    return o.data == NULL or o.batch[0] == item_size(o.storage)
+
+
+cdef inline void find_walk(Job *job, bint wide) noexcept nogil:
+    cdef int storage = CSM_F64 if wide else CSM_F32
+    cdef Py_ssize_t size = item_size(storage), line = 64 // size, width
+    job.direct = is_real(&job.x, storage, size) and is_real(&job.p, storage, size) and is_real(&job.y, storage, size)
+    job.walk = ROWS
+    job.width = 1
+    job.units = job.rows
+    job.stream = False
+    if job.n == 1 or (unit_step(&job.x) and unit_step(&job.p) and (job.operation == LOGSUMEXP or unit_step(&job.y))):
+        job.stream = (job.rows * job.n * size >= STREAM_BYTES and job.operation != LOGSUMEXP
+                      and job.y.data != NULL)
+    elif job.rows >= NARROW and unit_row(&job.x) and unit_row(&job.p) and unit_row(&job.y):
+        job.walk = COLUMNS
+        width = TILE_BYTES // (job.n * size) // line * line
+        width = line if width < line else (16 * line if width > 16 * line else width)
+        job.width = width if width < job.rows else job.rows
+        job.units = (job.rows + job.width - 1) // job.width
+    else:
+        job.direct = False
+
+
+# ------------------------------------------------------------------------------------------------- its run
+
+cdef inline char *aligned(char *p) noexcept nogil:
+    return <char *> ((<uintptr_t> p + 63) // 64 * 64)
+
+
+cdef inline int run(Job *job, bint wide) noexcept nogil:
+    cdef const Kernels *kernels = kernels_for(wide)
+    cdef char stack[SMALL_STACK + 64]
+    cdef Py_ssize_t size
+    if job.rows == 0 or job.n == 0:
+        return CSM_OK
+    find_walk(job, wide)
+    size = kernels.scratch_bytes(job)
+    if size > SMALL_STACK:
+        return run_long(job, kernels, size)
+    kernels.run(job, 0, job.units, aligned(stack))
+    return CSM_OK
+
+
+cdef int run_long(const Job *job, const Kernels *kernels, Py_ssize_t size) noexcept nogil:
+    cdef char stack[LARGE_STACK + 64]
+    cdef char *memory
+    if size <= LARGE_STACK:
+        kernels.run(job, 0, job.units, aligned(stack))
+    elif not run_by_blocks(job, kernels, aligned(stack)):
+        memory = <char *> malloc(size + 64)
+        if memory == NULL:
+            return CSM_NO_MEMORY
+        kernels.run(job, 0, job.units, aligned(memory))
+        free(memory)
+    return CSM_OK
+
+
+cdef bint run_by_blocks(const Job *job, const Kernels *kernels, char *scratch) noexcept nogil:
+    """Rows in two passes over their blocks, or False where that cannot be done in LARGE_STACK bytes."""
+    cdef Py_ssize_t blocks = (job.n + kernels.block - 1) // kernels.block, row
+    cdef Py_ssize_t size = blocks_scratch(kernels)
+    cdef double *stats = <double *> (scratch + size)
+    if (job.walk != ROWS or job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD
+            or size + blocks * STATS * <Py_ssize_t> sizeof(double) > LARGE_STACK):
+        return False
+    for row in range(job.rows):
+        kernels.measure(job, row, 0, blocks, stats, scratch)
+        kernels.finish(job, row, stats)
+        kernels.write(job, row, 0, blocks, stats, scratch)
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------- f32
+
+cdef int softmax_f32 "csm_softmax_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(SOFTMAX, CSM_F32, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int log_softmax_f32 "csm_log_softmax_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(LOG_SOFTMAX, CSM_F32, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int logsumexp_f32 "csm_logsumexp_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y,
+        ptrdiff_t y_row) noexcept nogil:
+    return forward(LOGSUMEXP, CSM_F32, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+
+cdef int softmax_backward_f32 "csm_softmax_backward_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(SOFTMAX_GRAD, CSM_F32, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int log_softmax_backward_f32 "csm_log_softmax_backward_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(LOG_SOFTMAX_VJP, CSM_F32, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int cross_entropy_f32 "csm_cross_entropy_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(CROSS_ENTROPY, CSM_F32, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
+                   loss_row, NULL, 0, 0, 1)
+
+cdef int cross_entropy_with_grad_f32 "csm_cross_entropy_with_grad_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, float *dx,
+        ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_F32, rows, n, x, x_row, x_step, target, target_row, ignore_index,
+                   loss, loss_row, dx, dx_row, dx_step, scale)
+
+# ----------------------------------------------------------------------------------------------------- f64
+
+cdef int softmax_f64 "csm_softmax_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(SOFTMAX, CSM_F64, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int log_softmax_f64 "csm_log_softmax_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(LOG_SOFTMAX, CSM_F64, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int logsumexp_f64 "csm_logsumexp_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y,
+        ptrdiff_t y_row) noexcept nogil:
+    return forward(LOGSUMEXP, CSM_F64, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+
+cdef int softmax_backward_f64 "csm_softmax_backward_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(SOFTMAX_GRAD, CSM_F64, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int log_softmax_backward_f64 "csm_log_softmax_backward_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(LOG_SOFTMAX_VJP, CSM_F64, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int cross_entropy_f64 "csm_cross_entropy_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, double *loss,
+        ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(CROSS_ENTROPY, CSM_F64, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
+                   loss_row, NULL, 0, 0, 1)
+
+cdef int cross_entropy_with_grad_f64 "csm_cross_entropy_with_grad_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, double *loss, ptrdiff_t loss_row,
+        double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_F64, rows, n, x, x_row, x_step, target, target_row, ignore_index,
+                   loss, loss_row, dx, dx_row, dx_step, scale)
+
+# ----------------------------------------------------------------------------------------------------- f16
+
+cdef int softmax_f16 "csm_softmax_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(SOFTMAX, CSM_F16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int log_softmax_f16 "csm_log_softmax_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(LOG_SOFTMAX, CSM_F16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int logsumexp_f16 "csm_logsumexp_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y,
+        ptrdiff_t y_row) noexcept nogil:
+    return forward(LOGSUMEXP, CSM_F16, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+
+cdef int softmax_backward_f16 "csm_softmax_backward_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(SOFTMAX_GRAD, CSM_F16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int log_softmax_backward_f16 "csm_log_softmax_backward_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(LOG_SOFTMAX_VJP, CSM_F16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int cross_entropy_f16 "csm_cross_entropy_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss,
+        ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(CROSS_ENTROPY, CSM_F16, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
+                   loss_row, NULL, 0, 0, 1)
+
+cdef int cross_entropy_with_grad_f16 "csm_cross_entropy_with_grad_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row,
+        csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_F16, rows, n, x, x_row, x_step, target, target_row, ignore_index,
+                   loss, loss_row, dx, dx_row, dx_step, scale)
+
+# ---------------------------------------------------------------------------------------------------- bf16
+
+cdef int softmax_bf16 "csm_softmax_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(SOFTMAX, CSM_BF16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int log_softmax_bf16 "csm_log_softmax_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(LOG_SOFTMAX, CSM_BF16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+
+cdef int logsumexp_bf16 "csm_logsumexp_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y,
+        ptrdiff_t y_row) noexcept nogil:
+    return forward(LOGSUMEXP, CSM_BF16, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+
+cdef int softmax_backward_bf16 "csm_softmax_backward_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step,
+        const csm_bf16 *y, ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row,
+        ptrdiff_t dx_step, double temperature) noexcept nogil:
+    return backward(SOFTMAX_GRAD, CSM_BF16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int log_softmax_backward_bf16 "csm_log_softmax_backward_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step,
+        const csm_bf16 *y, ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row,
+        ptrdiff_t dx_step, double temperature) noexcept nogil:
+    return backward(LOG_SOFTMAX_VJP, CSM_BF16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
+                    dx_step, temperature)
+
+cdef int cross_entropy_bf16 "csm_cross_entropy_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss,
+        ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(CROSS_ENTROPY, CSM_BF16, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
+                   loss_row, NULL, 0, 0, 1)
+
+cdef int cross_entropy_with_grad_bf16 "csm_cross_entropy_with_grad_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row,
+        csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_BF16, rows, n, x, x_row, x_step, target, target_row, ignore_index,
+                   loss, loss_row, dx, dx_row, dx_step, scale)

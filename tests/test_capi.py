@@ -1,0 +1,381 @@
+"""The C API: its bits are the Python functions', its table only grows, and C, C++ and Cython consumers compile.
+
+A missing compiler fails these tests: nothing else shows that the headers are right.
+"""
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+from arrays import DTYPES, FLOATS, MAX_ULP, SOFTMAX_ULP, Guarded, exact_differences
+
+import csoftmax
+from csoftmax import _capi
+
+SOURCES = Path(__file__).parent / "capi"
+PAGE = Path(__file__).parents[1] / "docs" / "interop" / "c.md"
+SUFFIX = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
+OK, BAD_SHAPE, BAD_TEMPERATURE, BAD_TARGET = range(4)
+
+# ------------------------------------------------------------------------------- calls by the exported signature
+
+_name_of = ctypes.pythonapi.PyCapsule_GetName
+_name_of.restype, _name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+_address_of = ctypes.pythonapi.PyCapsule_GetPointer
+_address_of.restype, _address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+C_TYPES = {"ptrdiff_t": ctypes.c_ssize_t, "int64_t": ctypes.c_int64, "double": ctypes.c_double}
+
+
+def exported():
+    """Signature and address of every function, by name."""
+    names = {name: _name_of(capsule) for name, capsule in _capi.__pyx_capi__.items()}
+    return {
+        name: (signature.decode(), _address_of(_capi.__pyx_capi__[name], signature))
+        for name, signature in names.items()
+    }
+
+
+EXPORTED = exported()
+
+
+def function(name):
+    signature, address = EXPORTED[name]
+    arguments = re.fullmatch(r"int \((.*)\)", signature)[1].split(", ")
+    types = [ctypes.c_void_p if a.endswith("*") else C_TYPES[a] for a in arguments]
+    return ctypes.CFUNCTYPE(ctypes.c_int, *types)(address)
+
+
+def operand(a):
+    """Pointer and strides in elements, as they stand in the signatures."""
+    assert all(stride % a.itemsize == 0 for stride in a.strides)
+    return a.ctypes.data, *(stride // a.itemsize for stride in a.strides)
+
+
+def call(operation, dtype, rows, n, *arguments):
+    flat = [part for a in arguments for part in (operand(a) if isinstance(a, np.ndarray) else [a])]
+    return function(f"{operation}_{SUFFIX[str(dtype)]}")(rows, n, *flat)
+
+
+# ------------------------------------------------------------------------------------------------------- bits
+
+
+def misaligned(a):
+    memory = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    memory[...] = a
+    return memory
+
+
+LAYOUTS = {
+    "rows": np.array,
+    "columns": lambda a: np.array(a, order="F"),
+    "every third": lambda a: np.repeat(np.repeat(a, 3, 1), 2, 0)[::2, ::3],
+    "backwards": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
+    "misaligned": misaligned,
+}
+SHAPES = [(1, 1), (1, 10), (7, 3), (70, 1), (40, 10), (3, 33), (2, 70), (9, 1000), (2, 5000), (1, 30001)]
+EVERY_DTYPE = pytest.mark.parametrize("dtype", FLOATS)
+EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
+pytestmark = pytest.mark.usefixtures("isa")
+
+
+def same_bits(got, want):
+    return got.dtype == want.dtype and got.shape == want.shape and got.tobytes() == np.asarray(want).tobytes()
+
+
+def logits(rng, shape, dtype):
+    return (rng.standard_normal(shape) * 3).astype(dtype)
+
+
+@EVERY_LAYOUT
+@EVERY_DTYPE
+def test_softmax_and_log_softmax(dtype, layout, rng):
+    for shape in SHAPES:
+        x = LAYOUTS[layout](logits(rng, shape, dtype))
+        for name in ("softmax", "log_softmax"):
+            for temperature in (1.0, 0.7, 1e-31, 3e35):
+                y = LAYOUTS[layout](np.zeros_like(x))
+                assert call(name, dtype, *shape, x, y, temperature) == OK
+                want = getattr(csoftmax, name)(x, temperature=temperature)
+                assert same_bits(y, want), (name, shape, temperature)
+
+
+@EVERY_LAYOUT
+@EVERY_DTYPE
+def test_logsumexp(dtype, layout, rng):
+    for rows, n in SHAPES:
+        x = LAYOUTS[layout](logits(rng, (rows, n), dtype))
+        y = np.zeros(2 * rows, dtype)[::-2]
+        assert call("logsumexp", dtype, rows, n, x, y) == OK
+        assert same_bits(y, csoftmax.logsumexp(x)), (rows, n)
+
+
+@EVERY_LAYOUT
+@EVERY_DTYPE
+def test_backward(dtype, layout, rng):
+    for shape in SHAPES:
+        g, x = LAYOUTS[layout](logits(rng, shape, dtype)), logits(rng, shape, dtype)
+        for name, forward in (("softmax", csoftmax.softmax), ("log_softmax", csoftmax.log_softmax)):
+            p = LAYOUTS[layout](forward(x, temperature=0.7))
+            dx = LAYOUTS[layout](np.zeros_like(x))
+            assert call(f"{name}_backward", dtype, *shape, g, p, dx, 0.7) == OK
+            want = getattr(csoftmax, f"{name}_backward")(g, p, temperature=0.7)
+            assert same_bits(dx, want), (name, shape)
+
+
+@EVERY_LAYOUT
+@EVERY_DTYPE
+def test_cross_entropy(dtype, layout, rng):
+    for rows, n in SHAPES:
+        x = LAYOUTS[layout](logits(rng, (rows, n), dtype))
+        target = np.repeat(rng.integers(0, n, rows), 2)[::2]
+        target[::5] = -7
+        options = {"ignore_index": -7, "reduction": "none"}
+        loss = np.full(2 * rows, np.nan, "float64" if dtype == "float64" else "float32")[::-2]
+        assert call("cross_entropy", dtype, rows, n, x, target, -7, loss) == OK
+        assert same_bits(loss, csoftmax.cross_entropy(x, target, **options)), (rows, n)
+        loss[...] = np.nan
+        dx = LAYOUTS[layout](np.zeros_like(x))
+        assert call("cross_entropy_with_grad", dtype, rows, n, x, target, -7, loss, dx, 0.3) == OK
+        want = csoftmax.cross_entropy_with_grad(x, target, grad_output=np.full(rows, 0.3), **options)
+        assert same_bits(loss, want[0]), (rows, n)
+        assert same_bits(dx, want[1]), (rows, n)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns", "every third"])
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+def test_rows_that_outgrow_the_stack(dtype, layout, rng):
+    shapes = ((4, 2500), (2, 50001), (5, 50001)) + (((1, 2_100_001),) if layout == "rows" else ())
+    for rows, n in shapes:
+        x = LAYOUTS[layout](logits(rng, (rows, n), dtype))
+        y, dx, total = np.zeros_like(x), np.zeros_like(x), np.zeros(rows, dtype)
+        assert call("softmax", dtype, rows, n, x, y, 1.0) == OK
+        assert same_bits(y, csoftmax.softmax(x)), (rows, n)
+        assert call("softmax_backward", dtype, rows, n, x, y, dx, 1.0) == OK
+        assert same_bits(dx, csoftmax.softmax_backward(x, y)), (rows, n)
+        assert call("log_softmax", dtype, rows, n, x, dx, 1.0) == OK
+        assert same_bits(dx, csoftmax.log_softmax(x)), (rows, n)
+        assert call("logsumexp", dtype, rows, n, x, total) == OK
+        assert same_bits(total, csoftmax.logsumexp(x)), (rows, n)
+        target = rng.integers(0, n, rows)
+        loss = np.zeros(rows, "float64" if dtype == "float64" else "float32")
+        assert call("cross_entropy_with_grad", dtype, rows, n, x, target, -1, loss, dx, 1.0) == OK
+        want = csoftmax.cross_entropy_with_grad(x, target, reduction="none")
+        assert same_bits(loss, want[0]), (rows, n)
+        assert same_bits(dx, want[1]), (rows, n)
+
+
+@EVERY_DTYPE
+def test_what_the_oracle_says(dtype, rng):
+    """Guards the tests above against a library that is wrong in both ways of calling it."""
+    for shape in ((40, 10), (9, 1000)):
+        x = exact_differences(rng, shape, dtype)
+        y, total = np.zeros_like(x), np.zeros(shape[0], dtype)
+        assert call("softmax", dtype, *shape, x, y, 0.5) == OK
+        assert oracle.max_ulp(y, oracle.softmax(x, temperature=0.5)) <= SOFTMAX_ULP[dtype]
+        assert call("log_softmax", dtype, *shape, x, y, 0.5) == OK
+        assert oracle.max_ulp(y, oracle.log_softmax(x, temperature=0.5)) <= MAX_ULP[dtype]
+        assert call("logsumexp", dtype, *shape, x, total) == OK
+        assert oracle.max_ulp(total, oracle.logsumexp(x)) <= MAX_ULP[dtype]
+
+
+@EVERY_LAYOUT
+@EVERY_DTYPE
+def test_in_place_and_nothing_but_the_result_is_written(dtype, layout, rng):
+    for shape in SHAPES:
+        x = logits(rng, shape, dtype)
+        target = np.zeros(shape[0], np.int64)
+        loss = np.zeros(shape[0], "float64" if dtype == "float64" else "float32")
+        memory = Guarded(shape, dtype, 16, fill=-9, values=x)
+        assert call("softmax", dtype, *shape, memory.array, memory.array, 1.0) == OK
+        assert same_bits(memory.array, csoftmax.softmax(x))
+        assert memory.intact(), shape
+        memory = LAYOUTS[layout](x)
+        assert call("cross_entropy_with_grad", dtype, *shape, memory, target, -1, loss, memory, 1.0) == OK
+        assert same_bits(memory, csoftmax.cross_entropy_with_grad(x, target, reduction="none")[1]), shape
+
+
+@EVERY_DTYPE
+def test_values_without_a_finite_sum(dtype):
+    inf, nan = np.inf, np.nan
+    x = np.array([[0, nan, 1], [0, inf, 1], [-inf, -inf, -inf], [-inf, 0, 0]], dtype)
+    for name in ("softmax", "log_softmax"):
+        y = np.zeros_like(x)
+        assert call(name, dtype, 4, 3, x, y, 1.0) == OK
+        assert same_bits(y, getattr(csoftmax, name)(x))
+
+
+def test_small_stacks(rng):
+    """The largest frames fit a thread of 512 KiB, the least that systems give."""
+    x = logits(rng, (2, 40_001), "float32")
+    y = np.zeros_like(x)
+    status = []
+    before = threading.stack_size(512 * 1024)
+    try:
+        thread = threading.Thread(target=lambda: status.append(call("softmax", "float32", 2, 40_001, x, y, 1.0)))
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert status == [OK]
+    assert same_bits(y, csoftmax.softmax(x))
+
+
+# ----------------------------------------------------------------------------------------- refused and empty
+
+
+@EVERY_DTYPE
+def test_refused(dtype):
+    x = np.zeros((2, 3), dtype)
+    y = np.full((2, 3), 9, dtype)
+    loss = np.full(2, 9, "float64" if dtype == "float64" else "float32")
+    for rows, n in ((-1, 3), (2, -3)):
+        assert call("softmax", dtype, rows, n, x, y, 1.0) == BAD_SHAPE
+        assert call("log_softmax", dtype, rows, n, x, y, 1.0) == BAD_SHAPE
+        assert call("logsumexp", dtype, rows, n, x, y[:, 0]) == BAD_SHAPE
+        assert call("softmax_backward", dtype, rows, n, x, x, y, 1.0) == BAD_SHAPE
+        assert call("log_softmax_backward", dtype, rows, n, x, x, y, 1.0) == BAD_SHAPE
+        assert call("cross_entropy", dtype, rows, n, x, np.array([0, 0]), -100, loss) == BAD_SHAPE
+    for temperature in (0.0, -1.0, np.inf, np.nan):
+        assert call("softmax", dtype, 2, 3, x, y, temperature) == BAD_TEMPERATURE
+        assert call("softmax_backward", dtype, 2, 3, x, x, y, temperature) == BAD_TEMPERATURE
+    for target in ([0, 3], [-1, 0], [-100, -101], [2**62, 0], [-(2**63), 0]):
+        target = np.array(target)
+        assert call("cross_entropy", dtype, 2, 3, x, target, -100, loss) == BAD_TARGET
+        assert call("cross_entropy_with_grad", dtype, 2, 3, x, target, -100, loss, y, 1.0) == BAD_TARGET
+    assert (y == 9).all()
+    assert (loss == 9).all()
+
+
+@EVERY_DTYPE
+def test_empty(dtype):
+    x, y = np.zeros((2, 3), dtype), np.full((2, 3), 9, dtype)
+    for rows, n in ((0, 3), (2, 0), (0, 0)):
+        assert call("softmax", dtype, rows, n, x, y, 1.0) == OK
+        assert call("log_softmax_backward", dtype, rows, n, x, x, y, 1.0) == OK
+    assert call("logsumexp", dtype, 0, 3, x, y[:, 1]) == OK
+    assert (y == 9).all()
+    assert call("logsumexp", dtype, 2, 0, x, y[:, 1]) == OK
+    assert (y[:, 1] == -np.inf).all()
+    assert (y[:, ::2] == 9).all()
+    loss = np.full(2, 9, "float64" if dtype == "float64" else "float32")
+    assert call("cross_entropy", dtype, 2, 0, x, np.array([-100, -100]), -100, loss) == OK
+    assert (loss == 0).all()
+    assert call("cross_entropy", dtype, 2, 0, x, np.array([-100, 0]), -100, loss) == BAD_TARGET
+
+
+# --------------------------------------------------------------------------------------------------- consumers
+
+
+def load(folder, name):
+    [path] = folder.glob(f"{name}.*.so")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder in which the consumers were built, by the compiler that this Python names."""
+    folder = tmp_path_factory.mktemp("capi") / "consumers"
+    shutil.copytree(SOURCES, folder)
+    package = os.fspath(Path(csoftmax.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(params=["consumer_c", "consumer_cpp"])
+def consumer_c(request, built):
+    return load(built, request.param)
+
+
+def recorded():
+    """Name and signature of every function that was ever published, in the order of the table."""
+    lines = (SOURCES / "signatures.txt").read_text().splitlines()
+    return dict(line.split(": ") for line in lines if not line.startswith("#"))
+
+
+def test_signatures():
+    """Published signatures do not change: other packages have been compiled against them."""
+    assert {name: signature for name, (signature, _) in EXPORTED.items()} == recorded()
+
+
+def test_the_table_only_grows(consumer_c):
+    """version, size and the functions in the order in which they were published, as the header lays them out."""
+    version, size, functions = consumer_c.table()
+    word = ctypes.sizeof(ctypes.c_void_p)
+    assert version == 1
+    assert size == (2 + len(recorded())) * word
+    assert functions == {
+        name: ((2 + i) * word, EXPORTED[name][1]) for i, name in enumerate(recorded())
+    }
+
+
+def test_c_and_cpp(consumer_c, rng):
+    x = logits(rng, (5, 10), "float32")
+    y = np.zeros_like(x)
+    assert consumer_c.log_softmax(x, y, 10) == OK
+    assert same_bits(y, csoftmax.log_softmax(x))
+
+
+def test_import_refuses_an_older_csoftmax(consumer_c, monkeypatch):
+    assert consumer_c.reimport()
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    name = b"csoftmax._capi._C_API"
+    for words in ([0, 1000], [1, 32]):
+        older = (ctypes.c_size_t * 2)(*words)
+        monkeypatch.setattr(_capi, "_C_API", new(ctypes.addressof(older), name, None))
+        with pytest.raises(ImportError, match=f"version {words[0]} of its C API, but 1 is needed"):
+            consumer_c.reimport()
+
+
+def test_cython(built, rng):
+    consumer = load(built, "consumer")
+    assert consumer.addresses() == {name: address for name, (_, address) in EXPORTED.items()}
+    x = logits(rng, (10, 5), "float64").T
+    y = np.zeros((5, 20))[:, ::2]
+    consumer.log_softmax(x, y)
+    assert same_bits(y, csoftmax.log_softmax(x))
+    for run, dtype in ((consumer.softmax_half, "float16"), (consumer.softmax_brain, "bfloat16")):
+        x = logits(rng, (3, 7), dtype)
+        y = np.zeros_like(x)
+        assert run(x.view(np.uint16), y.view(np.uint16)) == OK
+        assert same_bits(y, csoftmax.softmax(x))
+
+
+def test_the_header_stands_alone():
+    """What consumers get is one header that includes none of the private ones."""
+    header = (Path(csoftmax.get_include()) / "csoftmax" / "csoftmax.h").read_text()
+    assert re.findall(r"#include\s+(\S+)", header.split("#ifndef CSOFTMAX_H")[1]) == [
+        "<stddef.h>",
+        "<stdint.h>",
+        "<Python.h>",
+    ]
+
+
+def test_the_page_shows_what_is_compiled_here():
+    blocks = re.findall(r"^```(?:c|cython)\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 3
+    compiled = [path.read_text() for path in SOURCES.iterdir() if path.is_file()]
+    for block in blocks:
+        assert any(block in source for source in compiled), block
