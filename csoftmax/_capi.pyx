@@ -137,7 +137,7 @@ cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
 # ----------------------------------------------------------------------------------------------- its walk
 
 cdef inline bint is_real(const Operand *o, int storage, Py_ssize_t size) noexcept nogil:
-    return o.data == NULL or (o.storage == storage and <uintptr_t> o.data % size == 0)
+    return o.data == NULL or (o.storage == storage and <uintptr_t> o.data & (size - 1) == 0)
 
 
 cdef inline bint unit_step(const Operand *o) noexcept nogil:
@@ -150,7 +150,7 @@ cdef inline bint unit_row(const Operand *o) noexcept nogil:
 
 cdef inline void find_walk(Job *job, bint wide) noexcept nogil:
     cdef int storage = CSM_F64 if wide else CSM_F32
-    cdef Py_ssize_t size = item_size(storage), line = 64 // size, width
+    cdef Py_ssize_t size = item_size(storage), line, width
     job.direct = is_real(&job.x, storage, size) and is_real(&job.p, storage, size) and is_real(&job.y, storage, size)
     job.walk = ROWS
     job.width = 1
@@ -161,6 +161,7 @@ cdef inline void find_walk(Job *job, bint wide) noexcept nogil:
                       and job.y.data != NULL)
     elif job.rows >= NARROW and unit_row(&job.x) and unit_row(&job.p) and unit_row(&job.y):
         job.walk = COLUMNS
+        line = 64 // size
         width = TILE_BYTES // (job.n * size) // line * line
         width = line if width < line else (16 * line if width > 16 * line else width)
         job.width = width if width < job.rows else job.rows
