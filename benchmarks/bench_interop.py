@@ -336,6 +336,49 @@ def _():
     return onnx_evaluation("SoftmaxCrossEntropyLoss", [normal(1000, 1000), np.arange(1000)])
 
 
+# -------------------------------------------------------------------------------------------------- Numba
+
+
+def numba_softmax(rows, n, whole=False):
+    import numba
+    import numba_kernels
+
+    from csoftmax.interop.numba import softmax
+
+    formula = numba.njit(fastmath=True)(numba_kernels.softmax.py_func)
+
+    @numba.njit
+    def by_rows(x, out):
+        for i in range(len(x)):
+            softmax(x[i], out=out[i])
+
+    @numba.njit
+    def at_once(x, out):
+        softmax(x, out=out)
+
+    def call(function):
+        function(x, out)
+        return out.copy()
+
+    x, out = normal(rows, n), np.empty((rows, n), np.float32)
+    return lambda: call(formula), lambda: call(at_once if whole else by_rows)
+
+
+@case("Numba: a formula in Numba, row by row, (1000, 10)")
+def _():
+    return numba_softmax(1000, 10)
+
+
+@case("Numba: a formula in Numba, row by row, (1000, 100)")
+def _():
+    return numba_softmax(1000, 100)
+
+
+@case("Numba: a formula in Numba, the matrix in one call, (1000, 10)")
+def _():
+    return numba_softmax(1000, 10, whole=True)
+
+
 # ----------------------------------------------------------------------------------------------- the table
 
 

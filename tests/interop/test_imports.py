@@ -16,6 +16,7 @@ NEEDS = [
     ("sklearn", "sklearn.utils", "sklearn"),
     ("onnx", "onnx.reference.op_run", "onnx"),
     ("autograd", "autograd.numpy", "autograd"),
+    ("numba", "numba", "numba"),
 ]
 
 
