@@ -37,7 +37,7 @@ _C_API = PyCapsule_New(<void *> &csm_table, "csoftmax._capi._C_API", NULL)
 cdef enum:
     SMALL_STACK = 16384       # scratch of short rows
     LARGE_STACK = 131072      # and of long ones: a thread's stack may be as small as 512 KiB
-    TILE_BYTES = 32768        # exponentials of a tile of columns
+    TILE_BYTES = 16384        # exponentials of a tile of columns
     NARROW = 4                # fewer columns than this are gathered as rows
     STREAM_BYTES = 33554432   # larger results are stored past the caches
 
@@ -163,7 +163,7 @@ cdef inline void find_walk(Job *job, bint wide) noexcept nogil:
         job.walk = COLUMNS
         line = 64 // size
         width = TILE_BYTES // (job.n * size) // line * line
-        width = line if width < line else (16 * line if width > 16 * line else width)
+        width = line if width < line else (8 * line if width > 8 * line else width)
         job.width = width if width < job.rows else job.rows
         job.units = (job.rows + job.width - 1) // job.width
     else:

@@ -24,7 +24,7 @@ from csoftmax import _capi
 SOURCES = Path(__file__).parent / "capi"
 PAGE = Path(__file__).parents[1] / "docs" / "interop" / "c.md"
 SUFFIX = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
-OK, BAD_SHAPE, BAD_TEMPERATURE, BAD_TARGET = range(4)
+OK, BAD_SHAPE, BAD_TEMPERATURE, BAD_TARGET, NO_MEMORY = range(5)
 
 # ------------------------------------------------------------------------------- calls by the exported signature
 
@@ -228,6 +228,57 @@ def test_small_stacks(rng):
         threading.stack_size(before)
     assert status == [OK]
     assert same_bits(y, csoftmax.softmax(x))
+
+
+WITHOUT_MEMORY = """
+import resource, threading
+import numpy as np
+from test_capi import call, SUFFIX
+
+def attempt(dtype, rows, n, columns=False):
+    x = np.zeros((n, rows), dtype).T if columns else np.zeros((rows, n), dtype)
+    y, total, target = np.zeros_like(x), np.zeros(rows, dtype), np.zeros(rows, np.int64)
+    loss = np.zeros(rows, "float64" if dtype == "float64" else "float32")
+    resource.setrlimit(resource.RLIMIT_AS, (4096, resource.RLIM_INFINITY))
+    status = (
+        call("softmax", dtype, rows, n, x, y, 1.0),
+        call("logsumexp", dtype, rows, n, x, total),
+        call("log_softmax_backward", dtype, rows, n, x, x, y, 1.0),
+        call("cross_entropy_with_grad", dtype, rows, n, x, target, -1, loss, y, 1.0),
+    )
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return status
+
+def attempts():
+    for dtype in SUFFIX:
+        attempt(dtype, 2, 10)
+        print(*attempt(dtype, 1, 10_000 if dtype == "float32" else 3_000), *attempt(dtype, 8, 500, columns=True))
+        print(*attempt(dtype, 1, 1_000_000))
+        print(*attempt(dtype, 1, 4_000_000))
+
+thread = threading.Thread(target=attempts)  # its stack does not have to grow
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_which_rows_need_the_heap():
+    """As csoftmax.h says it; without memory to be had, the status says so."""
+    here = Path(__file__).parent
+    path = os.pathsep.join(filter(None, [os.fspath(here.parent), os.fspath(here), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MEMORY],
+        env=os.environ | {"PYTHONPATH": path, "CSOFTMAX_ISA": csoftmax.get_isa(), "MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    for enough, most, too_long in zip(*[iter(done.stdout.splitlines())] * 3, strict=True):
+        assert enough == "0 0 0 0 0 0 0 0"
+        assert most == f"0 0 0 {NO_MEMORY}"
+        assert too_long == " ".join(4 * [f"{NO_MEMORY}"])
 
 
 # ----------------------------------------------------------------------------------------- refused and empty

@@ -142,9 +142,7 @@ def _check_array(name, a):
 def _check_out(x, out):
     _check_array("out", out)
     if (out.ndim, out.dtype) != (x.ndim, x.dtype) or not out.mutable:
-        raise TypingError(
-            f"out must be a writable {x.dtype} array of {x.ndim} dimensions, not {out}"
-        )
+        raise TypingError(f"out must be a writable {x.dtype} array of {x.ndim} dimensions, not {out}")
 
 
 # --------------------------------------------------------------------------------------- steps of compiled code

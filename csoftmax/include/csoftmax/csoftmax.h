@@ -12,9 +12,9 @@
  * may be the very memory of an input, with the same strides; no other overlap is allowed. Arrays need not be
  * aligned. The bits are those of the Python functions, at the ISA level that is active in them.
  *
- * Most calls work in up to 160 KiB of stack. The heap is used only, for the length of a call, by rows of more
- * than a million elements; by cross-entropy of more than some 10 000 classes (half as many in double); and by
- * columns (elements a stride apart, rows next to each other) of more than some hundred elements.
+ * Calls work in up to 160 KiB of stack. Only these take the rest from the heap, for as long as they last: rows of
+ * more than a million elements; cross-entropy of more than 10 000 classes in contiguous floats, 3 000 in all else;
+ * columns (elements a stride apart, rows next to each other) of more than 500 elements.
  */
 #ifndef CSOFTMAX_H
 #define CSOFTMAX_H
