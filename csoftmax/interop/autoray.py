@@ -24,7 +24,9 @@ def _with_numpys_options(function):
 
     @functools.wraps(function)
     def call(x, *args, **options):
-        return function(x, *args, **{_TORCH_OPTIONS.get(name, name): value for name, value in options.items()})
+        return function(
+            x, *args, **{_TORCH_OPTIONS.get(name, name): value for name, value in options.items()}
+        )
 
     return call
 

@@ -1,12 +1,12 @@
-"""JAX: softmax, log_softmax and logsumexp on the CPU, for jit, vmap, and derivatives of any order in both modes.
+"""JAX: softmax, log_softmax and logsumexp on the CPU, for jit, vmap, and derivatives of both modes.
 
-XLA calls csoftmax's kernels through its typed FFI, with no interpreter in the way. What it calls is some 150 lines
-of C, _jax_handlers.c, compiled where they are used, at the first import: jaxlib brings the headers and checks their
-version, so that a handler compiled elsewhere would tie csoftmax's wheels to versions of jaxlib, for the sake of a
-fifth of a second once. The outcome is kept in a directory of the user's.
+XLA calls csoftmax's kernels through its typed FFI, with no interpreter in the way. What it calls is some
+200 lines of C, _jax_handlers.c, compiled where they are used, at the first import: jaxlib brings the headers
+and checks their version, so that handlers in csoftmax's wheels would tie these to versions of jaxlib, for
+the sake of a fifth of a second once. The outcome is kept in a directory of the user's.
 
-JAX can take a derivative apart only if it knows how to transpose it. Its public wrappers for foreign functions
-allow that in one mode at a time, hence the small primitives below.
+custom_vjp would forbid forward mode, and custom_jvp differentiates backwards only what JAX can transpose.
+So the functions are custom_jvp, and the products with their Jacobians primitives that know their transposes.
 """
 
 import ctypes
@@ -14,13 +14,13 @@ import functools
 import hashlib
 import math
 import os
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from sysconfig import get_platform
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -52,7 +52,7 @@ def _compiler():
         if shutil.which(name):
             return [name]
     raise ImportError(
-        "csoftmax.interop.jax needs a C compiler, for 150 lines between JAX and csoftmax: "
+        "csoftmax.interop.jax needs a C compiler, for 200 lines between JAX and csoftmax: "
         "there is no cc, gcc or clang; install one, or name one in the environment variable CC"
     )
 
@@ -74,7 +74,8 @@ def _compile(target):
         folder = tempfile.mkdtemp(dir=target.parent)
     except OSError as error:
         raise ImportError(
-            f"csoftmax.interop.jax cannot write to {target.parent}: name another directory in CSOFTMAX_CACHE_DIR"
+            f"csoftmax.interop.jax cannot write to {target.parent}: "
+            "name another directory in the environment variable CSOFTMAX_CACHE_DIR"
         ) from error
     try:
         made = Path(folder, target.name)
@@ -82,7 +83,9 @@ def _compile(target):
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
-            raise ImportError(f"csoftmax.interop.jax cannot run the C compiler {command[0]!r}: {error}") from error
+            raise ImportError(
+                f"csoftmax.interop.jax cannot run the C compiler {command[0]!r}: {error}"
+            ) from error
         if done.returncode:
             raise ImportError(f"csoftmax.interop.jax: {shlex.join(command)} failed:\n{done.stderr}")
         os.replace(made, target)
@@ -92,8 +95,12 @@ def _compile(target):
 
 def _load():
     """The compiled handlers, from the cache if these versions have been compiled before."""
-    headers = Path(csoftmax.get_include(), "csoftmax", "csoftmax.h").read_bytes()
-    key = repr((_SOURCE.read_bytes(), headers, jax.lib.__version__, os.environ.get("CC"), _FLAGS, platform.machine()))
+    headers = [
+        Path(csoftmax.get_include(), "csoftmax/csoftmax.h"),
+        Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h"),
+    ]
+    sources = [path.read_bytes() for path in (_SOURCE, *headers)]
+    key = repr((csoftmax.runtime_info()["version"], sources, os.environ.get("CC"), _FLAGS, get_platform()))
     name = f"jax-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
     target = _cache_directory() / name
     if not target.exists():
@@ -130,8 +137,8 @@ def _call(name, *operands, temperature=1.0, n=None):
 def _linear(name, formula, kernel):
     """A function of (v, y, temperature) that is linear in `v`, as a primitive of JAX.
 
-    `formula` is what it computes, in JAX's own functions. It is differentiated by `y`, and computes the result
-    where there is no kernel.
+    `formula` is what it computes, in JAX's own functions. It is differentiated by `y`, and computes the
+    result where there is no kernel.
     """
     primitive = Primitive(f"csoftmax_{name}")
 

@@ -17,6 +17,8 @@ NEEDS = [
     ("onnx", "onnx.reference.op_run", "onnx"),
     ("autograd", "autograd.numpy", "autograd"),
     ("numba", "numba", "numba"),
+    ("jax", "jax", "jax"),
+    ("autoray", "autoray", "autoray"),
 ]
 
 

@@ -1,8 +1,10 @@
 """JAX: values, transformations, derivatives of both modes and orders, and how the handlers are compiled."""
 
 import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -35,15 +37,12 @@ def x(rng):
 # ---------------------------------------------------------------------------------------------- the values
 
 
-@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_values(function, dtype, axis, jit, x):
+def test_values(function, dtype, axis, x):
     x = jnp.asarray(x, dtype)
     want = getattr(oracle, function.__name__)(np.asarray(x), axis)
-    if jit:
-        function = jax.jit(function, static_argnums=1)
     y = function(x, axis)
     assert y.dtype == x.dtype
     assert y.shape == want.shape
@@ -66,14 +65,12 @@ def test_bits_are_csoftmaxs(dtype, shape, rng):
 
 
 def test_many_calls_at_once(rng):
-    """More calls that split their rows than the pool has threads, from as many threads of their own."""
-    from concurrent.futures import ThreadPoolExecutor
-
+    """More calls that split their rows than the pool has threads, from threads of their own."""
     x = rng.standard_normal((8, 400, 300)).astype("f4")
     want = csoftmax.softmax(x)
     with ThreadPoolExecutor(8) as pool:
-        for got, rows in zip(pool.map(lambda i: np.asarray(cj.softmax(x[i % 8])), range(200)), range(200), strict=True):
-            assert (got == want[rows % 8]).all()
+        results = list(pool.map(lambda i: np.asarray(cj.softmax(x[i % 8])), range(200)))
+    assert all((result == want[i % 8]).all() for i, result in enumerate(results))
 
 
 def test_isa_level_in_use_is_obeyed(isa, x):
@@ -93,7 +90,9 @@ def test_odd_shapes(shape):
 @pytest.mark.parametrize("row", [[np.inf, 0, 1], [-np.inf, 0, 1], [np.nan, 0, 1], [-np.inf] * 3])
 def test_odd_values(row):
     for function in FUNCTIONS:
-        assert np.array_equal(function(jnp.array(row)), getattr(csoftmax, function.__name__)(row), equal_nan=True)
+        assert np.array_equal(
+            function(jnp.array(row)), getattr(csoftmax, function.__name__)(row), equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("axis", [-1, 0, (0, 2)])
@@ -105,16 +104,18 @@ def test_where(axis, x, rng):
         assert np.array_equal(function(x, axis, where=where), want)
 
         def total(x, function=function):
-            return jnp.where(where, function(x, axis, where=where, **keep), 0).sum()
+            y = function(x, axis, where=where)
+            return jnp.where(where, y, 0).sum() if y.shape == x.shape else y.sum()
 
-        keep = {"keepdims": True} if function is cj.logsumexp else {}
         grad = jax.grad(total)(x)
         assert jnp.isfinite(grad).all()
         assert (jnp.where(where, 0, grad) == 0).all()
 
 
 def test_keepdims_and_temperature(x):
-    assert np.array_equal(cj.logsumexp(x, (0, 2), keepdims=True), csoftmax.logsumexp(x, (0, 2), keepdims=True))
+    assert np.array_equal(
+        cj.logsumexp(x, (0, 2), keepdims=True), csoftmax.logsumexp(x, (0, 2), keepdims=True)
+    )
     for name in "softmax", "log_softmax":
         want = getattr(csoftmax, name)(x, 0, temperature=0.3)
         assert np.array_equal(getattr(cj, name)(x, 0, temperature=0.3), want)
@@ -140,13 +141,13 @@ def test_refused():
 # --------------------------------------------------------------------------------------- transformations
 
 
-@pytest.mark.parametrize("axis", [-1, 0, (0, 2), None])
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}])
+@pytest.mark.parametrize("axis", [-1, 0, (0, 2)])
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_derivatives(function, options, axis, x):
-    if options and function is cj.logsumexp:
-        options = {"keepdims": True}
+def test_derivatives(function, axis, x):
+    options = {"keepdims": True} if function is cj.logsumexp else {"temperature": 0.7}
+    x = x[:2, :3, :2] / 3
     check_grads(lambda x: function(x, axis, **options), [x], order=2, modes=["fwd", "rev"])
+    check_grads(function, [x], order=2, modes=["fwd", "rev"])
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -164,8 +165,7 @@ def test_hessian_in_every_mode(function, x):
             np.testing.assert_allclose(jax.jit(outer(inner(value)))(x), want, atol=1e-12)
 
 
-@pytest.mark.parametrize("out_axes", [0, -1])
-@pytest.mark.parametrize("in_axes", [0, 1, 2, -1])
+@pytest.mark.parametrize(("in_axes", "out_axes"), [(0, 0), (1, -1), (-1, -1)])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_vmap(function, in_axes, out_axes, x):
     for axis in (0, -1, (0, 1)):
@@ -184,16 +184,15 @@ def test_vmap_of_derivatives(function, x):
     def pushforward(g, x):
         return jax.jvp(function, (x,), (g,))[1]
 
-    g = np.cos(x)
-    for derivative, g in (pullback, np.asarray(function(g))), (pushforward, g):
-        for axes, rows in ((0, 0), [lambda i: (g[i], x[i])]), ((0, None), [lambda i: (g[i], x[1])]), (
-            (None, 0),
-            [lambda i: (g[1], x[i])],
+    for derivative, g in (pullback, np.asarray(function(np.cos(x)))), (pushforward, np.cos(x)):
+        alone = np.stack([[derivative(tangent, row) for row in x] for tangent in g])
+        each = np.arange(len(x))
+        for axes, operands, want in (
+            ((0, 0), (g, x), alone[each, each]),
+            ((0, None), (g, x[1]), alone[:, 1]),
+            ((None, 0), (g[1], x), alone[1]),
         ):
-            got = jax.vmap(derivative, axes)(
-                g if axes[0] == 0 else g[1], x if axes[1] == 0 else x[1]
-            )
-            want = np.stack([derivative(*rows[0](i)) for i in range(len(x))])
+            got = jax.vmap(derivative, axes)(*operands)
             np.testing.assert_allclose(got, want, rtol=1e-14, atol=1e-15)
 
 
@@ -260,8 +259,6 @@ def test_compiled_once(tmp_path):
     ],
 )
 def test_cannot_compile(environment, message, tmp_path):
-    import re
-
     done = import_in(tmp_path, **environment)
     assert done.returncode == 1
     assert re.search(f"ImportError: .*{message}", done.stderr), done.stderr
