@@ -10,6 +10,8 @@ take turns, round by round; a time is the median of its rounds.
 
 import argparse
 import os
+import subprocess
+import sys
 
 import measure
 import numpy as np
@@ -105,6 +107,57 @@ def _():
         return torch.autograd.grad(function(x, target), x)[0]
 
     return lambda: step(torch.nn.functional.cross_entropy), lambda: step(cross_entropy)
+
+
+# ---------------------------------------------------------------------------------------------------- JAX
+
+
+def jax_softmax(shape, axis=-1, gradient=False):
+    import jax
+    import jax.numpy as jnp
+
+    from csoftmax.interop.jax import softmax
+
+    x = jnp.asarray(normal(*shape))
+
+    def compiled(softmax):
+        def forward(x):
+            return softmax(x, axis=axis)
+
+        function = jax.jit(jax.grad(lambda x: (forward(x) * x).sum()) if gradient else forward)
+        return lambda: function(x).block_until_ready()
+
+    return compiled(jax.nn.softmax), compiled(softmax)
+
+
+@case("JAX: softmax of attention scores, (1, 12, 512, 512)")
+def _():
+    return jax_softmax((1, 12, 512, 512))
+
+
+@case("JAX: the same and its gradient")
+def _():
+    return jax_softmax((1, 12, 512, 512), gradient=True)
+
+
+@case("JAX: softmax over channels, (2, 21, 256, 256), axis=1")
+def _():
+    return jax_softmax((2, 21, 256, 256), 1)
+
+
+@case("JAX: softmax of 10 classes, (10000, 10)")
+def _():
+    return jax_softmax((10000, 10))
+
+
+@case("JAX: softmax of a vocabulary, (64, 50257)")
+def _():
+    return jax_softmax((64, 50257))
+
+
+@case("JAX: a small softmax, (8, 10)")
+def _():
+    return jax_softmax((8, 10))
 
 
 # -------------------------------------------------------------------------------------------------- thinc
@@ -377,6 +430,18 @@ def _():
 @case("Numba: a formula in Numba, the matrix in one call, (1000, 10)")
 def _():
     return numba_softmax(1000, 10, whole=True)
+
+
+# ------------------------------------------------------------------------------------------------- import
+
+
+@case("Python: import numpy, and csoftmax too")
+def _():
+    def imported(*modules):
+        subprocess.run([sys.executable, "-c", f"import {', '.join(modules)}"], check=True)
+        return np.zeros(1)
+
+    return lambda: imported("numpy"), lambda: imported("numpy", "csoftmax")
 
 
 # ----------------------------------------------------------------------------------------------- the table

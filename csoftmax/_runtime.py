@@ -3,8 +3,6 @@
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +10,9 @@ from csoftmax import _core, _dispatch
 
 
 def _version():
+    # here, because it is more than half of what `import csoftmax` would take otherwise
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("csoftmax")
     except PackageNotFoundError:
@@ -107,4 +108,4 @@ def get_include():
     >>> os.path.isdir(csoftmax.get_include())
     True
     """
-    return str(Path(__file__).parent / "include")
+    return os.path.join(os.path.dirname(__file__), "include")

@@ -71,12 +71,8 @@ def logsumexp(x, axis=-1, keepdims=False):
 
     Parameters
     ----------
-    x : array_like
-        Numbers.
-    axis : int, tuple of ints or None, optional
-        The axis or axes to sum over.
-    keepdims : bool, optional
-        Leave the reduced axes in the result, with length 1.
+    x, axis, keepdims
+        As for `csoftmax.logsumexp`.
 
     Returns
     -------

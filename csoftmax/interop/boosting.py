@@ -16,7 +16,7 @@ __all__ = [
     "xgboost_sklearn_objective",
 ]
 
-_BLOCK = 2**16  # elements that stay in cache from the scores to both derivatives
+_BLOCK = 2**15  # elements that stay in cache from the scores to both derivatives
 
 
 def _derivatives(scores, labels, weight, factor, least=0.0):
@@ -33,11 +33,11 @@ def _derivatives(scores, labels, weight, factor, least=0.0):
         h *= p
         h *= factor
         p[np.arange(len(p)), labels[rows]] -= 1
-        if weight is not None:
-            p *= weight[rows, None]
-            h *= weight[rows, None]
-        np.maximum(h, least, out=h)
-        grad[rows], hess[rows] = p, h
+        scale = 1 if weight is None else weight[rows, None]
+        np.multiply(p, scale, out=grad[rows], casting="same_kind")
+        np.multiply(h, scale, out=hess[rows], casting="same_kind")
+        if least:
+            np.maximum(hess[rows], least, out=hess[rows])
     return grad, hess
 
 
@@ -111,10 +111,8 @@ def xgboost_objective(predt, dtrain):
 
     Parameters
     ----------
-    predt : ndarray of shape (samples, classes)
-        Raw scores.
-    dtrain : xgboost.DMatrix
-        Where the labels and weights are.
+    predt, dtrain
+        Raw scores and an ``xgboost.DMatrix``, as `preds` and `train_data` for `lightgbm_objective`.
 
     Returns
     -------
@@ -146,12 +144,8 @@ def xgboost_sklearn_objective(y_true, y_pred, sample_weight=None):
 
     Parameters
     ----------
-    y_true : ndarray of shape (samples,)
-        Labels from 0 to classes - 1.
-    y_pred : ndarray of shape (samples, classes)
-        Raw scores.
-    sample_weight : ndarray of shape (samples,), optional
-        Weights of the samples.
+    y_true, y_pred, sample_weight
+        Labels, raw scores and weights, as for `lightgbm_sklearn_objective`.
 
     Returns
     -------

@@ -75,10 +75,8 @@ def log_softmax(x, axis=None):
 
     Parameters
     ----------
-    x : array_like
-        Logits.
-    axis : int or tuple of ints, optional
-        Axis or axes along which the probabilities sum to 1; by default all of them.
+    x, axis
+        As for `softmax`.
 
     Returns
     -------

@@ -333,11 +333,6 @@ def logsumexp(input, dim=-1, keepdim=False):
     Tensor
         Of the type of `input`.
 
-    Raises
-    ------
-    TypeError, IndexError
-        As for `softmax`.
-
     Examples
     --------
     >>> import torch

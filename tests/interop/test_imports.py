@@ -44,12 +44,19 @@ def test_csoftmax_imports_none():
         "jax",
         "numba",
         "ml_dtypes",
+        "lightgbm",
+        "xgboost",
         *(missing.split(".")[0] for _, missing, _ in NEEDS),
     }
     loaded = modules_after("import csoftmax, csoftmax.interop")
     assert "csoftmax.interop" in loaded
     assert not {name for name in loaded if name.startswith("csoftmax.interop.")}
     assert not loaded & libraries
+
+
+def test_import_is_quick():
+    """What would take longer than all else in it, and is needed only when asked for the version."""
+    assert not modules_after("import csoftmax") & {"importlib.metadata", "email"}
 
 
 def test_boosting_needs_neither_library():
