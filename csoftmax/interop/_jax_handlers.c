@@ -1,8 +1,8 @@
 /* Handlers of XLA's typed FFI on csoftmax's C API: jax.py compiles this file on the machine where it is used.
  *
- * An operand's class axis is its second to last; all axes before it and the last one make up the batch. Rows are
- * split over XLA's own pool. The calling thread works too and waits only for parts that somebody has begun, so
- * that a pool with no thread to spare delays nothing.
+ * An operand's class axis is its second to last; all axes before it and the last one make up the batch. Rows
+ * are split over XLA's own pool. The calling thread works too and waits only for parts that somebody has begun,
+ * so that a pool with no thread to spare delays nothing.
  */
 #include <sched.h>
 #include <stdatomic.h>
@@ -93,9 +93,11 @@ static int succeeded(const XLA_FFI_Api *api, XLA_FFI_Error *error) {
 
 static int64_t pool_threads(const XLA_FFI_CallFrame *frame) {
     int64_t threads = 1;
-    XLA_FFI_ThreadPool_NumThreads_Args args = {XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx,
-                                               &threads};
-    return succeeded(frame->api, frame->api->XLA_FFI_ThreadPool_NumThreads(&args)) && threads > 1 ? threads : 1;
+    XLA_FFI_ThreadPool_NumThreads_Args args = {.struct_size = XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE,
+                                               .ctx = frame->ctx,
+                                               .num_threads = &threads};
+    const int known = succeeded(frame->api, frame->api->XLA_FFI_ThreadPool_NumThreads(&args));
+    return known && threads > 1 ? threads : 1;
 }
 
 static int run_on_pool(const XLA_FFI_CallFrame *frame, const Work *plan, int64_t threads) {
@@ -105,8 +107,10 @@ static int run_on_pool(const XLA_FFI_CallFrame *frame, const Work *plan, int64_t
     *w = *plan;
     atomic_init(&w->holders, (int)threads);
     for (int64_t i = 1; i < threads; i++) {
-        XLA_FFI_ThreadPool_Schedule_Args args = {XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, frame->ctx, help,
-                                                 w};
+        XLA_FFI_ThreadPool_Schedule_Args args = {.struct_size = XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE,
+                                                 .ctx = frame->ctx,
+                                                 .task = help,
+                                                 .data = w};
         if (!succeeded(frame->api, frame->api->XLA_FFI_ThreadPool_Schedule(&args))) leave(w);
     }
     run_parts(w);

@@ -321,11 +321,6 @@ def log_softmax(x, axis=-1, *, temperature=1.0, where=None):
     jax.Array
         Log-probabilities.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As for `softmax`.
-
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -357,11 +352,6 @@ def logsumexp(x, axis=-1, *, keepdims=False, where=None):
     -------
     jax.Array
         Of the type of the logits.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `softmax`.
 
     Examples
     --------

@@ -224,8 +224,16 @@ def test_inside_a_model(rng):
 # ------------------------------------------------------------------------------------------ the handlers
 
 
-def import_in(folder, **environment):
-    script = "import csoftmax.interop.jax as cj; print(float(cj.softmax([0.0, 0.0])[0]))"
+IMPORT = "import csoftmax.interop.jax as cj; print(float(cj.softmax([0.0, 0.0])[0]))"
+SPLIT = """
+import csoftmax, csoftmax.interop.jax as cj, numpy as np
+for shape in (3000, 90, 1), (2, 40, 5000), (300, 30, 20), (1, 70_000, 1):
+    x = np.random.default_rng(0).standard_normal(shape).astype("f4")
+    assert (np.asarray(cj.softmax(x, 1)) == csoftmax.softmax(x, 1)).all()
+"""
+
+
+def import_in(folder, script=IMPORT, **environment):
     kept = {name: value for name, value in os.environ.items() if name != "CC"}
     return subprocess.run(
         [sys.executable, "-c", script],
@@ -247,6 +255,17 @@ def test_compiled_once(tmp_path):
     # a compiler of another name may be another compiler
     assert import_in(folder, CC="cc -O1").stdout == "0.5\n"
     assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("threads", "splits"), [(4, 3), (1, 0)])
+def test_rows_are_split_over_the_pool(threads, splits, tmp_path):
+    """With as many threads as JAX is told of; what a split call allocates is freed once."""
+    header = tmp_path / "count.h"
+    header.write_text(
+        '#include <stdio.h>\n#include <stdlib.h>\n#define free(p) (fputs("freed\\n", stderr), (free)(p))\n'
+    )
+    done = import_in(tmp_path, SPLIT, CC=f"cc -include {header}", NPROC=str(threads))
+    assert (done.returncode, done.stderr) == (0, "freed\n" * splits)
 
 
 @pytest.mark.parametrize(
