@@ -1,8 +1,8 @@
 /* Handlers of XLA's typed FFI on csoftmax's C API: jax.py compiles this file on the machine where it is used.
  *
  * An operand's class axis is its second to last; all axes before it and the last one make up the batch. Rows
- * are split over XLA's own pool. The calling thread works too and waits only for parts that somebody has begun,
- * so that a pool with no thread to spare delays nothing.
+ * are split over XLA's own pool. The calling thread works too and waits only for parts that somebody has
+ * begun, so that a pool with no thread to spare delays nothing.
  */
 #include <sched.h>
 #include <stdatomic.h>
