@@ -37,7 +37,7 @@ _C_API = PyCapsule_New(<void *> &csm_table, "csoftmax._capi._C_API", NULL)
 cdef enum:
     SMALL_STACK = 16384       # scratch of short rows
     LARGE_STACK = 131072      # and of long ones: a thread's stack may be as small as 512 KiB
-    TILE_BYTES = 16384        # exponentials of a tile of columns
+    TILE_BYTES = 32768        # of a tile of columns that is copied to scratch
     NARROW = 4                # fewer columns than this are gathered as rows
     STREAM_BYTES = 33554432   # larger results are stored past the caches
 
@@ -154,6 +154,7 @@ cdef inline void find_walk(Job *job, bint wide) noexcept nogil:
     job.direct = is_real(&job.x, storage, size) and is_real(&job.p, storage, size) and is_real(&job.y, storage, size)
     job.walk = ROWS
     job.width = 1
+    job.staged = False
     job.units = job.rows
     job.stream = False
     if job.n == 1 or (unit_step(&job.x) and unit_step(&job.p) and (job.operation == LOGSUMEXP or unit_step(&job.y))):
@@ -163,7 +164,11 @@ cdef inline void find_walk(Job *job, bint wide) noexcept nogil:
         job.walk = COLUMNS
         line = 64 // size
         width = TILE_BYTES // (job.n * size) // line * line
-        width = line if width < line else (8 * line if width > 8 * line else width)
+        job.staged = width >= 4 * line or not job.direct
+        if not job.staged or width > 8 * line:
+            width = 8 * line
+        if width < line:
+            width = line
         job.width = width if width < job.rows else job.rows
         job.units = (job.rows + job.width - 1) // job.width
     else:
@@ -195,13 +200,13 @@ cdef int run_long(const Job *job, const Kernels *kernels, Py_ssize_t size) noexc
     cdef char *memory
     if size <= LARGE_STACK:
         kernels.run(job, 0, job.units, aligned(stack))
-    elif not run_by_blocks(job, kernels, aligned(stack)):
-        memory = <char *> malloc(size + 64)
-        if memory == NULL:
-            return CSM_NO_MEMORY
+        return CSM_OK
+    memory = <char *> malloc(size + 64)
+    if memory != NULL:
         kernels.run(job, 0, job.units, aligned(memory))
         free(memory)
-    return CSM_OK
+        return CSM_OK
+    return CSM_OK if run_by_blocks(job, kernels, aligned(stack)) else CSM_NO_MEMORY
 
 
 cdef bint run_by_blocks(const Job *job, const Kernels *kernels, char *scratch) noexcept nogil:

@@ -12,9 +12,10 @@
  * may be the very memory of an input, with the same strides; no other overlap is allowed. Arrays need not be
  * aligned. The bits are those of the Python functions, at the ISA level that is active in them.
  *
- * Calls work in up to 160 KiB of stack. Only these take the rest from the heap, for as long as they last: rows of
- * more than a million elements; cross-entropy of more than 10 000 classes in contiguous floats, 3 000 in all else;
- * columns (elements a stride apart, rows next to each other) of more than 500 elements.
+ * Calls work in up to 160 KiB of stack, and take what they need beyond that from the heap for as long as they last.
+ * Where there is nothing to be had, rows are worked on by their blocks, more slowly, and only these calls fail: rows
+ * of more than a million elements; cross-entropy of more than 10 000 classes in contiguous floats, 3 000 in all
+ * else; columns (elements a stride apart, rows next to each other) of more than 500 elements.
  */
 #ifndef CSOFTMAX_H
 #define CSOFTMAX_H
