@@ -38,7 +38,7 @@ def bench(args: argparse.Namespace) -> int:
         if args.plot:
             import matplotlib  # noqa: F401 (only --plot needs it, and its absence must show before the work)
     except ModuleNotFoundError as error:
-        missing = error.name.partition(".")[0]
+        missing = str(error.name).partition(".")[0]
         if missing not in ("rich", "matplotlib"):
             raise
         print(f"csoftmax bench needs {missing}: pip install 'csoftmax[bench]'", file=sys.stderr)
@@ -152,7 +152,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit status."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        status: int = args.run(args)
+        return status
     except Failure as error:
         print(f"csoftmax: {error}", file=sys.stderr)
         return 1

@@ -8,15 +8,19 @@ checked before it is timed.
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from timeit import Timer
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 import csoftmax
+
+Array = NDArray[Any]
 
 NUMPY = "NumPy"
 WRONG_ULPS = 100.0  # a larger error is no rounding error
@@ -50,9 +54,9 @@ class Operation:
     """A function of csoftmax, NumPy's formula for it, and the terms whose last place its error counts in."""
 
     name: str
-    function: Callable[..., np.ndarray]
-    formula: Callable[..., np.ndarray]
-    terms: Callable[..., np.ndarray]
+    function: Callable[..., Array]
+    formula: Callable[..., Array]
+    terms: Callable[..., Array]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Results:
             self.ratio(name, case, contender) for name in names for case in CASES
         )
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Return every figure, and what csoftmax ran on, as JSON can hold it."""
         return {
             "runtime": csoftmax.runtime_info(),
@@ -118,26 +122,27 @@ class Results:
         }
 
 
-def numpy_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+def numpy_softmax(x: Array, axis: int) -> Array:
     """Return the softmax as a careful user of NumPy writes it: in place of its first temporary."""
-    y = x - x.max(axis=axis, keepdims=True)
+    y: Array = x - x.max(axis=axis, keepdims=True)
     np.exp(y, out=y)
     y /= y.sum(axis=axis, keepdims=True)
     return y
 
 
-def numpy_softmax_backward(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+def numpy_softmax_backward(g: Array, y: Array, axis: int) -> Array:
     """Return its derivative ``y * (g - sum(g * y))``, written likewise."""
-    result = g * y
+    result: Array = g * y
     total = result.sum(axis=axis, keepdims=True)
     np.subtract(g, total, out=result)
     result *= y
     return result
 
 
-def _backward_terms(_: np.ndarray, g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+def _backward_terms(_: Array, g: Array, y: Array, axis: int) -> Array:
     # g - sum(g * y) and the sum itself may cancel, and then no formula gets the last places of the result
-    return y * np.maximum(np.abs(g), np.abs(g * y).sum(axis=axis, keepdims=True))
+    terms: Array = y * np.maximum(np.abs(g), np.abs(g * y).sum(axis=axis, keepdims=True))
+    return terms
 
 
 CASES = (
@@ -156,7 +161,7 @@ OPERATIONS = (
 )
 
 
-def run(dtype: str, threads: int, seconds: float, progress: Callable[[str], None]) -> Results:
+def run(dtype: Literal["float32", "float64"], threads: int, seconds: float, progress: Callable[[str], None]) -> Results:
     """Measure every operation on every case.
 
     Parameters
@@ -205,11 +210,13 @@ def run(dtype: str, threads: int, seconds: float, progress: Callable[[str], None
     return results
 
 
-def _at(contender: str):
+def _at(contender: str) -> AbstractContextManager[None]:
     return nullcontext() if contender == NUMPY else csoftmax.use_isa(contender)
 
 
-def _check(operation: Operation, case: Case, arrays: tuple, calls: dict[str, Callable]) -> dict[str, float]:
+def _check(
+    operation: Operation, case: Case, arrays: tuple[Array, ...], calls: Mapping[str, Callable[[], Array]]
+) -> dict[str, float]:
     """Return every contender's largest error over a sample of rows, in ulp, or raise WrongAnswer."""
     rows = [_sample(array, case.axis).astype(np.longdouble) for array in arrays]
     reference = operation.formula(*rows, -1)
@@ -233,17 +240,18 @@ def _check(operation: Operation, case: Case, arrays: tuple, calls: dict[str, Cal
     return errors
 
 
-def _sample(array: np.ndarray, axis: int) -> np.ndarray:
+def _sample(array: Array, axis: int) -> Array:
     rows = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
     return rows[:: max(1, array.size // SAMPLED_ELEMENTS)]
 
 
-def ulp(terms: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def ulp(terms: Array, dtype: DTypeLike) -> Array:
     """Return the unit in the last place of `terms` in `dtype`: the smallest subnormal for zero."""
-    return np.spacing(np.abs(terms).astype(dtype))
+    unit: Array = np.spacing(np.abs(terms).astype(dtype))
+    return unit
 
 
-def largest_error(got: np.ndarray, want: np.ndarray, unit: np.ndarray) -> float:
+def largest_error(got: Array, want: Array, unit: Array) -> float:
     """Return the largest difference in `unit`, or NaN where either is NaN."""
     difference = got - want
     np.abs(difference, out=difference)
@@ -251,11 +259,13 @@ def largest_error(got: np.ndarray, want: np.ndarray, unit: np.ndarray) -> float:
     return float(difference.max())
 
 
-def _time(calls: dict[str, Callable], deadline: float, tick: Callable[[], None]) -> dict[str, list[float]]:
+def _time(
+    calls: Mapping[str, Callable[[], Array]], deadline: float, tick: Callable[[], None]
+) -> dict[str, list[float]]:
     """Return the seconds a call of every contender, one figure a round, in rounds until the deadline."""
     timers = {name: Timer(call) for name, call in calls.items()}
     repeats = max(1, round(ROUND_SECONDS / min(timers[NUMPY].repeat(3, 1))))
-    times = {name: [] for name in timers}
+    times: dict[str, list[float]] = {name: [] for name in timers}
     turns = deque(timers)
     while len(times[NUMPY]) < LEAST_ROUNDS or time.monotonic() < deadline:
         for name in turns:

@@ -95,9 +95,10 @@ def _three_digits(value: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    for unit, size in ("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0):
-        if seconds < 1000 * size or unit == "s":
+    for unit, size in ("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3):
+        if seconds < 1000 * size:
             return f"{_three_digits(seconds / size)} {unit}"
+    return f"{_three_digits(seconds)} s"
 
 
 def _ratio(value: float) -> str:
@@ -111,10 +112,11 @@ def _coloured_ratio(value: float) -> str:
 def plot(results: Results, file_format: str) -> bytes:
     """Draw the ratios of every case and level, one panel an operation, and return the image."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import LogLocator, NullLocator
 
-    figure = Figure(figsize=(13, 1.5 + 0.75 * len(CASES)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(13, 1.5 + 0.75 * len(CASES)), layout=layout)
     panels = figure.subplots(1, len(OPERATIONS), sharex=True, sharey=True)
     height = 0.8 / len(results.levels)
     for panel, operation in zip(panels, OPERATIONS, strict=True):

@@ -3,23 +3,23 @@
 import os
 import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
 from csoftmax import _core, _dispatch
 
 
-def _version():
-    # here, because it is more than half of what `import csoftmax` would take otherwise
-    from importlib.metadata import PackageNotFoundError, version
-
+def _version() -> str:
     try:
         return version("csoftmax")
     except PackageNotFoundError:
         return "unknown"
 
 
-def runtime_info():
+def runtime_info() -> dict[str, Any]:
     """Describe the build, the machine and the settings in force.
 
     Returns
@@ -59,7 +59,7 @@ def runtime_info():
     }
 
 
-def show_runtime(file=None):
+def show_runtime(file: TextIO | None = None) -> None:
     """Print `runtime_info` for people, as bug reports want it.
 
     Parameters
@@ -94,7 +94,7 @@ def show_runtime(file=None):
         print(f"{name:<14} {value}", file=file)
 
 
-def get_include():
+def get_include() -> str:
     """Directory of the C headers, for the include path of a compiler.
 
     Returns
