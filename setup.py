@@ -1,7 +1,13 @@
 """Builds the kernels once for every ISA level and precision of this machine's architecture.
 
-Environment: CSOFTMAX_BUILD_ISA names the levels to build (comma-separated; "baseline" is always among them),
-CSOFTMAX_OPENMP=0 builds without threads, CSOFTMAX_CFLAGS adds compiler flags (sanitizers, warnings).
+Environment:
+
+CSOFTMAX_BUILD_ISA    levels to build, comma-separated ("baseline" is always among them); by default all
+CSOFTMAX_OPENMP=0     build without threads
+CSOFTMAX_CFLAGS       more flags for compiler and linker (sanitizers, warnings)
+CSOFTMAX_DEBUG=1      keep symbols and line numbers, for perf and gdb
+CSOFTMAX_ANNOTATE=1   write Cython's annotated HTML beside the sources
+CSOFTMAX_COVERAGE=1   trace Cython's lines; slow, never to be released
 """
 
 import os
@@ -15,29 +21,43 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MSVC = sys.platform == "win32"
 MACHINE = platform.machine().lower()
-X86 = MACHINE in ("x86_64", "amd64")
-ARM64 = MACHINE in ("arm64", "aarch64")
+LEVELS = ["baseline"]
+if MACHINE in ("x86_64", "amd64"):
+    LEVELS += ["avx2", "avx512"]
+if MACHINE in ("arm64", "aarch64"):
+    LEVELS += ["neon"]
 
-# The table of ISA levels: level -> flags that let the compiler use it.
-LEVELS = {"baseline": []}
-if X86:
-    LEVELS["avx2"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
-    LEVELS["avx512"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4", "-mprefer-vector-width=512"]
-if ARM64:
-    LEVELS["neon"] = []
-
-# No -ffast-math and its like, not even at link time: they would turn subnormals off for the whole process.
-# No contraction: which products are fused is written out, so that a row's bits do not depend on inlining.
-CFLAGS = ["/O2", "/fp:precise"]
-if not MSVC:
-    CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
-    CFLAGS += ["-Wall", "-Wextra"]
-CFLAGS += os.environ.get("CSOFTMAX_CFLAGS", "").split()
-LDFLAGS = os.environ.get("CSOFTMAX_CFLAGS", "").split()
+# What each type of compiler is told. "openmp" and "release" are (compiler's, linker's); of "openmp", the first
+# that works. No -ffast-math and its like, not even at link time: they would turn subnormals off for the whole
+# process. No contraction: which products are fused is written out, so that a row's bits do not depend on inlining.
+UNIX = {
+    "all": [
+        *("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+        *("-fvisibility=hidden", "-Wall", "-Wextra"),
+    ],
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "openmp": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
+    "release": (["-g0"], ["-Wl,-x" if sys.platform == "darwin" else "-Wl,--strip-all"]),
+}
+MSVC = {
+    "all": ["/O2", "/fp:precise"],
+    "avx2": ["/arch:AVX2"],
+    "avx512": ["/arch:AVX512"],
+    "openmp": [(["/openmp"], [])],
+    "release": ([], []),
+}
 
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+
+
+def switched_on(name):
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+COVERAGE = switched_on("CSOFTMAX_COVERAGE")
+DEBUG = COVERAGE or switched_on("CSOFTMAX_DEBUG")
 
 
 def levels_to_build():
@@ -47,54 +67,55 @@ def levels_to_build():
     unknown = set(wanted.split(",")) - set(LEVELS)
     if unknown:
         sys.exit(f"CSOFTMAX_BUILD_ISA names {', '.join(sorted(unknown))}; this machine has {', '.join(LEVELS)}")
-    return {level: flags for level, flags in LEVELS.items() if level == "baseline" or level in wanted.split(",")}
+    return [level for level in LEVELS if level == "baseline" or level in wanted.split(",")]
 
 
 def extensions():
-    def extension(name, sources, **options):
+    def extension(name, sources, macros=()):
         return Extension(
             f"csoftmax.{name}",
             sources,
             include_dirs=[numpy.get_include(), "csoftmax/include"],
-            define_macros=[
-                ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-                ("CSM_CFLAGS", '"' + " ".join(CFLAGS) + '"'),
-                *options.pop("macros", []),
-            ],
-            extra_compile_args=CFLAGS + options.pop("flags", []),
-            extra_link_args=list(LDFLAGS),
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *macros],
             depends=[str(p) for p in Path("csoftmax").rglob("*.h")] + [str(p) for p in Path("csoftmax").glob("*.p*")],
         )
 
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
     for name in ("_dispatch", "_core", "_plan", "_capi"):
         yield extension(name, [f"csoftmax/{name}.pyx"])
-    for level, flags in levels_to_build().items():
+    for level in levels_to_build():
         for bits in (32, 64):
-            macros = [("CSM_BITS", str(bits))]
-            if not MSVC:
-                # a row function that is not inlined would not see its constant arguments
-                macros.append(("CYTHON_INLINE", "inline __attribute__((always_inline, unused))"))
-            yield extension(f"_isa.{level}_f{bits}", [f"csoftmax/_isa/{level}_f{bits}.pyx"], macros=macros, flags=flags)
+            yield extension(f"_isa.{level}_f{bits}", [f"csoftmax/_isa/{level}_f{bits}.pyx"], [("CSM_BITS", str(bits))])
 
 
 class BuildExt(build_ext):
-    """Adds OpenMP to the core where the compiler has it; without it the package works on one thread."""
+    """Gives each extension the flags of its level, and the core OpenMP where the compiler has it."""
 
     def build_extensions(self):
-        flags = self.openmp_flags()
+        msvc = self.compiler.compiler_type == "msvc"
+        flags = MSVC if msvc else UNIX
+        extra = os.environ.get("CSOFTMAX_CFLAGS", "").split()
+        release = ([], []) if DEBUG else flags["release"]
         for extension in self.extensions:
+            level = extension.name.removeprefix("csoftmax._isa.").partition("_")[0]
+            extension.extra_compile_args += flags["all"] + release[0] + flags.get(level, []) + extra
+            extension.extra_link_args += release[1] + extra
+            extension.define_macros.append(("CSM_CFLAGS", '"' + " ".join(flags["all"] + extra) + '"'))
+            if level in LEVELS and not msvc:
+                # a row function that is not inlined would not see its constant arguments
+                extension.define_macros.append(("CYTHON_INLINE", "inline __attribute__((always_inline, unused))"))
             if extension.name == "csoftmax._core":
-                extension.extra_compile_args += flags[0]
-                extension.extra_link_args += flags[1]
+                compile_flags, link_flags = self.openmp_flags(flags["openmp"])
+                extension.extra_compile_args += compile_flags
+                extension.extra_link_args += link_flags
+            if COVERAGE:
+                extension.define_macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
         super().build_extensions()
 
-    def openmp_flags(self):
+    def openmp_flags(self, candidates):
+        """The first of the candidates with which a program compiles and links; none where there is no OpenMP."""
         if os.environ.get("CSOFTMAX_OPENMP") == "0":
             return [], []
-        candidates = [(["/openmp"], [])] if MSVC else [(["-fopenmp"], ["-fopenmp"])]
-        if sys.platform == "darwin":
-            candidates.append((["-Xpreprocessor", "-fopenmp"], ["-lomp"]))
         for compile_flags, link_flags in candidates:
             with tempfile.TemporaryDirectory() as folder:
                 source = Path(folder, "probe.c")
@@ -117,6 +138,7 @@ DIRECTIVES = {
     "cdivision": True,
     "embedsignature": False,
     "freethreading_compatible": False,
+    "linetrace": COVERAGE,
 }
 
 setup(
@@ -125,7 +147,7 @@ setup(
         compiler_directives=DIRECTIVES,
         shared_utility_qualified_name="csoftmax._cyutility",
         include_path=["."],
-        annotate=bool(os.environ.get("CSOFTMAX_ANNOTATE")),
+        annotate=switched_on("CSOFTMAX_ANNOTATE"),
     ),
     cmdclass={"build_ext": BuildExt},
 )
