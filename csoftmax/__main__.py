@@ -1,4 +1,4 @@
-"""The command line: ``csoftmax info`` and ``csoftmax bench``, also as ``python -m csoftmax``.
+"""The command line: ``csoftmax info``, ``bench`` and ``apply``, also as ``python -m csoftmax``.
 
 One function per subcommand. It gets the parsed arguments and returns the exit status: 0, 1 where the work
 failed, 2 where it was asked for in the wrong way.
@@ -7,18 +7,16 @@ failed, 2 where it was asked for in the wrong way.
 import argparse
 import json
 import math
-import os
+import signal
 import sys
 from pathlib import Path
-from tempfile import TemporaryFile
+from types import FrameType
 
 import csoftmax
+from csoftmax import _apply
+from csoftmax._files import Failure, check_writable, replacing
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
-
-
-class Failure(Exception):
-    """What went wrong, in words for the user."""
 
 
 def info(args: argparse.Namespace) -> int:
@@ -35,8 +33,8 @@ def bench(args: argparse.Namespace) -> int:
     try:
         from csoftmax import _bench, _bench_report
 
-        if args.plot:
-            import matplotlib  # noqa: F401 (only --plot needs it, and its absence must show before the work)
+        if args.plot or args.html:
+            import matplotlib  # noqa: F401 (only these need it, and its absence must show before the work)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if missing not in ("rich", "matplotlib"):
@@ -44,8 +42,8 @@ def bench(args: argparse.Namespace) -> int:
         print(f"csoftmax bench needs {missing}: pip install 'csoftmax[bench]'", file=sys.stderr)
         return 2
 
-    for path in filter(None, (args.json, args.plot)):
-        _check_writable(path)
+    for path in filter(None, (args.json, args.plot, args.html)):
+        check_writable(path)
     with _bench_report.progress_bar(args.seconds) as progress:
         try:
             results = _bench.run(args.dtype, args.threads, args.seconds, progress)
@@ -56,30 +54,32 @@ def bench(args: argparse.Namespace) -> int:
         _save(args.json, json.dumps(results.as_dict(), indent=1).encode())
     if args.plot:
         _save(args.plot, _bench_report.plot(results, args.plot.suffix[1:]))
+    if args.html:
+        _save(args.html, _bench_report.page(results).encode())
     return 0
 
 
-def _check_writable(path: Path) -> None:
-    try:
-        if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-            raise Failure(f"cannot write {path}: not a writable file")
-        with TemporaryFile(dir=path.resolve().parent):
-            pass
-    except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror}") from error
+def apply(args: argparse.Namespace) -> int:
+    """Apply softmax, log_softmax or logsumexp to the array in a file, which may be larger than memory."""
+    options = {} if args.dtype is None else {"dtype": args.dtype}
+    if args.op != "logsumexp":
+        options["temperature"] = args.temperature
+    elif args.temperature != 1:
+        print("csoftmax apply: logsumexp has no temperature", file=sys.stderr)
+        return 2
+    # like Ctrl-C, so that no unfinished file stays behind
+    signal.signal(signal.SIGTERM, _terminate)
+    _apply.apply(args.source, args.target, args.op, args.axis, **options)
+    return 0
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _save(path: Path, content: bytes) -> None:
-    """Write the file whole or not at all. A symbolic link stays: it is its target that is written."""
-    target = path.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with replacing(path) as part:
         part.write_bytes(content)
-        part.replace(target)
-    except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _thread_count(text: str) -> int:
@@ -96,6 +96,27 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _axis(text: str) -> int | tuple[int, ...] | None:
+    if text == "all":
+        return None
+    axes = tuple(map(int, text.split(",")))
+    return axes if len(axes) > 1 else axes[0]
+
+
+def _temperature(text: str) -> float:
+    temperature = float(text)
+    if not 0 < temperature < math.inf:
+        raise ValueError
+    return temperature
+
+
+def _npy_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix != ".npy":
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .npy")
+    return path
+
+
 def _plot_path(text: str) -> Path:
     path = Path(text)
     if path.suffix not in PLOT_FORMATS:
@@ -106,6 +127,8 @@ def _plot_path(text: str) -> Path:
 # argparse names a type by its __name__ when it refuses a value
 _thread_count.__name__ = "thread count"
 _seconds.__name__ = "number of seconds"
+_axis.__name__ = "axis"
+_temperature.__name__ = "temperature (positive, finite)"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,6 +167,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, metavar="FILE", help="write every measured time to FILE")
     command.add_argument(
         "--plot", type=_plot_path, metavar="FILE", help="draw the ratios to FILE (.png, .svg or .pdf)"
+    )
+    command.add_argument("--html", type=Path, metavar="FILE", help="write tables and plot to FILE, one page")
+
+    command = commands.add_parser(
+        "apply", help="apply a function to an array in a file", description=apply.__doc__
+    )
+    command.set_defaults(run=apply)
+    command.add_argument("source", type=Path, metavar="IN", help="a .npy file or a zarr array")
+    command.add_argument("target", type=_npy_path, metavar="OUT.npy", help="may be IN")
+    command.add_argument(
+        "--op", choices=tuple(_apply.OPERATIONS), default="softmax", help="default: %(default)s"
+    )
+    command.add_argument(
+        "--axis", type=_axis, default=-1, metavar="N", help="axis, axes as 0,1 or all; default: %(default)s"
+    )
+    command.add_argument(
+        "--temperature", type=_temperature, default=1.0, metavar="T", help="divides the logits; default: 1"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float16", "float32", "float64"),
+        help="dtype of the result; default: that of IN, float64 for integers",
     )
     return parser
 

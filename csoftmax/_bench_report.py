@@ -1,6 +1,8 @@
-"""Show what ``csoftmax bench`` measures: progress bar, tables (rich) and bar chart (matplotlib)."""
+"""Show what ``csoftmax bench`` measures: progress bar, tables (rich), bar chart (matplotlib), HTML page of both."""
 
+import html
 import io
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,24 @@ import csoftmax
 from csoftmax._bench import CASES, NUMPY, OPERATIONS, Results
 
 REFRESH_SECONDS = 0.1
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>csoftmax bench</title>
+<style>
+body {{ font: 16px system-ui, sans-serif; color: #222; background: #fff }}
+body {{ max-width: 75rem; margin: 2rem auto; padding: 0 1rem }}
+svg {{ width: 100%; height: auto }}
+pre {{ font: 14px/1.35 ui-monospace, monospace; overflow-x: auto }}
+</style>
+<h1>csoftmax bench</h1>
+{plot}
+<pre>{tables}</pre>
+<h2>Measured on</h2>
+<pre>{runtime}</pre>
+<script type="application/json" id="results">{figures}</script>
+"""
 LEVEL_COLOURS = ("#a6c8e4", "#4a90c2", "#0b4f8a")  # no CPU has more levels than three
 
 
@@ -42,9 +62,9 @@ def progress_bar(seconds: float) -> Iterator[Callable[[str], None]]:
         yield move
 
 
-def print_tables(results: Results) -> None:
+def print_tables(results: Results, console: Console | None = None) -> None:
     """Print a table for each operation, then the geometric means."""
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     info = csoftmax.runtime_info()
     versions = (
         f"csoftmax {info['version']}, NumPy {info['numpy']}, Python {info['python']}, {info['platform']}"
@@ -151,3 +171,18 @@ def plot(results: Results, file_format: str) -> bytes:
     image = io.BytesIO()
     figure.savefig(image, format=file_format, dpi=120)
     return image.getvalue()
+
+
+def page(results: Results) -> str:
+    """Return one HTML page that needs no other file: plot, tables, run time and every figure as JSON."""
+    console = Console(highlight=False, record=True, file=io.StringIO(), force_terminal=True, width=110)
+    print_tables(results, console)
+    runtime = io.StringIO()
+    csoftmax.show_runtime(runtime)
+    svg = plot(results, "svg").decode()
+    return PAGE.format(
+        plot=svg[svg.index("<svg") :],
+        tables=console.export_html(inline_styles=True, code_format="{code}"),
+        runtime=html.escape(runtime.getvalue()),
+        figures=json.dumps(results.as_dict()).replace("</", "<\\/"),
+    )

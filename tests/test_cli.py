@@ -5,6 +5,7 @@ import math
 import os
 import pty
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from matplotlib.image import imread
 
 import csoftmax
-from csoftmax import _bench
+from csoftmax import _apply, _bench
 from csoftmax.__main__ import _save
 
 MODULE = [sys.executable, "-m", "csoftmax"]
@@ -308,3 +309,143 @@ def test_error_counts_in_units_of_the_last_place(dtype):
         assert _bench.largest_error(got, want, unit) == 3
         got[i] = np.nan
         assert math.isnan(_bench.largest_error(got, want, unit))
+
+
+@pytest.fixture
+def array_file(tmp_path, rng):
+    """A function that saves logits and returns their path."""
+
+    def save(shape=(6, 5), dtype="float32", order="C"):
+        path = tmp_path / "in.npy"
+        np.save(path, (rng.standard_normal(shape) * 5).astype(dtype, order))
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("op", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("axis", [-1, 0, (0, 2), None])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "order"),
+    [((7, 5, 6), "float32", "C"), ((7, 5, 6), "float64", "F"), ((7, 5, 6), "int8", "C"), ((4, 0, 3), "float16", "C")],
+)
+def test_apply_gives_what_the_function_gives(tmp_path, array_file, monkeypatch, op, axis, shape, dtype, order):
+    monkeypatch.setattr(_apply, "BLOCK_BYTES", 100)
+    path, result = array_file(shape, dtype, order), tmp_path / "out.npy"
+    _apply.apply(path, result, op, axis)
+    want = np.asarray(getattr(csoftmax, op)(np.load(path), axis))
+    got = np.load(result)
+    assert (got.dtype, got.flags.f_contiguous) == (want.dtype, want.flags.f_contiguous)
+    np.testing.assert_array_equal(got, want, strict=True)
+
+
+def test_apply_passes_its_options_on(tmp_path, array_file):
+    path, result = array_file(), tmp_path / "out.npy"
+    done = run("apply", path, result, "--axis", "0,1", "--temperature", 3, "--dtype", "float64")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    want = csoftmax.softmax(np.load(path), (0, 1), temperature=3, dtype="float64")
+    np.testing.assert_array_equal(np.load(result), want, strict=True)
+
+
+def test_apply_reads_zarr(tmp_path, rng, monkeypatch):
+    import zarr
+
+    monkeypatch.setattr(_apply, "BLOCK_BYTES", 500)
+    logits = rng.standard_normal((20, 30))
+    zarr.create_array(tmp_path / "in.zarr", data=logits, chunks=(3, 7))
+    _apply.apply(tmp_path / "in.zarr", tmp_path / "out.npy", "softmax", 0)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), csoftmax.softmax(logits, 0), strict=True)
+
+
+def test_apply_works_in_blocks(array_file, monkeypatch):
+    monkeypatch.setattr(_apply, "BLOCK_BYTES", 200)
+    x = np.load(array_file((30, 10)), mmap_mode="r")
+    blocks = [x[block] for block in _apply._blocks(x, (1,))]
+    assert [block.shape for block in blocks] == [(5, 10)] * 6
+    np.testing.assert_array_equal(np.concatenate(blocks), x)
+
+
+def test_apply_may_replace_its_input(array_file):
+    path = array_file()
+    want = csoftmax.softmax(np.load(path))
+    assert run("apply", path, path).returncode == 0
+    np.testing.assert_array_equal(np.load(path), want)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_apply_leaves_the_folder_as_it_was(tmp_path, array_file, number, status):
+    path, result = array_file((100, 5)), tmp_path / "out.npy"
+    result.write_text("old")
+    strike = f"os.kill(os.getpid(), {int(number)})"
+    preparation = (
+        "import os, numpy as np; from csoftmax import _apply; _apply.BLOCK_BYTES = 100; real = np.asarray\n"
+        f"def asarray(a):\n    if list(os.scandir({str(tmp_path)!r}))[2:]: {strike}\n    return real(a)\n"
+        "_apply.np.asarray = asarray"
+    )
+    done = run_after(preparation, "apply", path, result)
+    assert done.returncode == status, done.stderr
+    assert sorted(tmp_path.iterdir()) == [path, result]
+    assert result.read_text() == "old"
+
+
+def test_apply_shows_rate_and_time_left_on_a_terminal(tmp_path, array_file):
+    terminal, terminal_end = pty.openpty()
+    command = [*MODULE, "apply", str(array_file()), str(tmp_path / "out.npy")]
+    process = subprocess.Popen(command, stderr=terminal_end, env=ENVIRONMENT)
+    assert process.wait() == 0
+    os.close(terminal_end)
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "in.npy" in shown
+    assert re.search(r"\d+/\d+ bytes", shown)
+    assert re.search(r"\d:\d\d:\d\d", shown)
+
+
+def test_apply_works_without_rich(tmp_path, array_file):
+    done = run_after("sys.modules['rich'] = None", "apply", array_file(), tmp_path / "out.npy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (["missing.npy", "out.npy"], 1, "cannot read missing.npy: No such file"),
+        (["text.npy", "out.npy"], 1, "cannot read text.npy: the magic string is not correct"),
+        (["folder", "out.npy"], 1, "cannot read folder: "),
+        (["strings.npy", "out.npy"], 1, "strings.npy: x has dtype <U1"),
+        (["in.npy", "out.npy", "--axis", "2"], 1, "in.npy: axis 2 is out of bounds"),
+        (["in.npy", "missing/out.npy"], 1, "cannot write missing/out.npy: No such file"),
+        (["in.npy", "out.npy", "--axis", "last"], 2, "invalid axis value: 'last'"),
+        (["in.npy", "out.npy", "--temperature", "0"], 2, "invalid temperature (positive, finite) value: '0'"),
+        (["in.npy", "out.npy", "--op", "logsumexp", "--temperature", "2"], 2, "logsumexp has no temperature"),
+        (["in.npy", "out.npy", "--dtype", "int8"], 2, "invalid choice: 'int8'"),
+        (["in.npy", "out.npz"], 2, "'out.npz' does not end in .npy"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_apply_says_what_is_wrong(tmp_path, array_file, args, status, message):
+    array_file()
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "strings.npy", np.array(["a"]))
+    before = sorted(tmp_path.iterdir())
+    done = run("apply", *[tmp_path / arg if arg.endswith((".npy", ".npz", "folder")) else arg for arg in args])
+    assert (done.returncode, done.stdout) == (status, "")
+    assert message in done.stderr.replace(f"{tmp_path}{os.sep}", "")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bench_writes_one_page_that_needs_no_other_file(tmp_path):
+    path = tmp_path / "bench.html"
+    done = run_after("from csoftmax import _bench; _bench.CASES = _bench.CASES[::7]", *TINY, "--html", path)
+    assert done.returncode == 0, done.stderr
+    text = path.read_text("utf-8")
+    assert not re.findall(r"(?:src|href)=[\"'](?!#)", text)
+    assert not re.findall(r"url\((?!#)", text)
+    figures = json.loads(re.search(r'<script type="application/json" id="results">(.*)</script>', text, re.DOTALL)[1])
+    assert {result["case"] for result in figures["results"]} == {"10 classes", "one small call"}
+    assert text.count("<svg") == 1
+    for shown in ("geometric mean", csoftmax.runtime_info()["compiler"], "softmax backward"):
+        assert shown in text
