@@ -17,3 +17,34 @@ docs:  ## the site, in docs/_build/html, warnings being errors
 
 speed:  ## measure the plot of the documentation's first page (on a quiet machine)
 	PYTHONPATH=. $(PYTHON) -m csoftmax bench --plot docs/_static/speed.svg
+
+test:  ## the tests, at every ISA level this CPU has
+	$(PYTHON) -m pytest
+
+lint:  ## every static check but types
+	ruff check .
+	cython-lint csoftmax
+	codespell
+	clang-format --dry-run -Werror $(wildcard csoftmax/include/csoftmax/csoftmax.h) </dev/null
+	zizmor --offline -q .github
+	check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema -q --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	sp-repo-review .
+
+PYTHONS ?= python3.11 python3.12 python3.13
+
+wheels:  ## build, repair and test a wheel for each of PYTHONS
+	rm -rf dist
+	tools/build_wheels.sh $(PYTHONS)
+	for python in $(PYTHONS); do \
+	    tag=$$($$python -c 'import sys; print("cp%d%d" % sys.version_info[:2])'); \
+	    tools/test_wheel.sh $$python dist/csoftmax-*-$$tag-*.whl || exit 1; \
+	done
+
+coverage:  ## coverage of Python and Cython lines, in a build of its own
+	tools/coverage.sh
+
+serial:  ## the core without OpenMP, in a build of its own: one thread, and says so
+	tools/serial.sh
+
+slow: types lint docs wheels coverage serial  ## all of the above that takes minutes

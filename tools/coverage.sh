@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Builds with line tracing in a copy of the tree and reports the coverage of Python and Cython lines.
+# Usage: tools/coverage.sh [PYTEST ARGUMENT...]
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$root"
+git ls-files -z | xargs -0 cp --parents -t "$work"
+cd "$work"
+CSOFTMAX_COVERAGE=1 CSOFTMAX_CFLAGS=-O1 python setup.py -q build_ext -i
+python -m coverage run -m pytest -q -p no:cacheprovider "$@" || [ $? -eq 1 ]
+python -m coverage report
