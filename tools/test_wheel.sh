@@ -14,7 +14,7 @@ echo "$(basename "$wheel"): $bytes bytes"
 
 "$python" -m venv "$work/venv"
 "$work/venv/bin/pip" install -q "$wheel"
-cd "$root" && cp -r --parents README.md pyproject.toml tests examples docs benchmarks "$work" && cd "$work"
+cd "$root" && cp -r --parents README.md pyproject.toml setup.py tests examples docs benchmarks "$work" && cd "$work"
 # no compiler, no test extra yet: the wheel and NumPy alone
 env PATH=/nowhere "$work/venv/bin/python" - <<'EXAMPLE'
 import pathlib, re
