@@ -3,7 +3,6 @@
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +12,9 @@ from csoftmax import _core, _dispatch
 
 
 def _version() -> str:
+    # not at import: it brings in email and zipfile, and takes longer than all of csoftmax
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("csoftmax")
     except PackageNotFoundError:
