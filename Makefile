@@ -1,7 +1,7 @@
 # What a developer types. `make` alone lists it.
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n "s|^\([a-z-]*\):.*|\1|p" Makefile)
-PYTHON ?= python
+export PYTHON ?= python
 STUBBED = _core _derivative _dispatch _forward _loss
 
 help:  ## list the targets

@@ -8,6 +8,6 @@ trap 'rm -rf "$work"' EXIT
 cd "$root"
 git ls-files -z | xargs -0 cp --parents -t "$work"
 cd "$work"
-CSOFTMAX_COVERAGE=1 CSOFTMAX_BUILD_ISA=baseline CSOFTMAX_CFLAGS=-O0 python setup.py -q build_ext -i
-python -m coverage run -m pytest -q -p no:cacheprovider "$@" || [ $? -eq 1 ]
-python -m coverage report
+CSOFTMAX_COVERAGE=1 CSOFTMAX_BUILD_ISA=baseline CSOFTMAX_CFLAGS=-O0 "${PYTHON:-python}" setup.py -q build_ext -i
+"${PYTHON:-python}" -m coverage run -m pytest -q -p no:cacheprovider "$@" || [ $? -eq 1 ]
+"${PYTHON:-python}" -m coverage report

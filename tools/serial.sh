@@ -14,8 +14,8 @@ cat > cc <<'CC'
 exec gcc "$@"
 CC
 chmod +x cc
-CC="$work/cc" LDSHARED="$work/cc -shared" CSOFTMAX_BUILD_ISA=baseline python setup.py -q build_ext -i
-CSOFTMAX_NUM_THREADS=4 python - <<'PYTHON'
+CC="$work/cc" LDSHARED="$work/cc -shared" CSOFTMAX_BUILD_ISA=baseline "${PYTHON:-python}" setup.py -q build_ext -i
+CSOFTMAX_NUM_THREADS=4 "${PYTHON:-python}" - <<'PYTHON'
 import csoftmax
 import numpy as np
 
