@@ -42,9 +42,9 @@ wheels:  ## build, repair and test a wheel for each of PYTHONS
 	done
 
 coverage:  ## coverage of Python and Cython lines, in a build of its own
-	tools/coverage.sh
+	tools/in_a_copy.sh tools/coverage.sh
 
 serial:  ## the core without OpenMP, in a build of its own: one thread, and says so
-	tools/serial.sh
+	tools/in_a_copy.sh tools/serial.sh
 
 slow: types lint docs wheels coverage serial  ## all of the above that takes minutes
