@@ -16,6 +16,12 @@ settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_addoption(parser):
+    """How much the tests in tests/trust try."""
+    sizes = ["quick", "short", "nightly"]
+    parser.addoption("--scale", choices=sizes, default="quick", help="size of tests/trust")
+
+
 def pytest_report_header():
     """Say which levels ran, so that none is ever left out in silence."""
     absent = ", ".join(sorted(set(ALL_LEVELS) - set(LEVELS))) or "none"
@@ -33,3 +39,20 @@ def isa(request):
 def rng():
     """A generator that starts anew for every test, so that the order of tests changes nothing."""
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture(scope="session")
+def scale(request):
+    """How much tests/trust tries: "quick" with the whole suite, "short" in CI, "nightly" all of it."""
+    return request.config.getoption("--scale")
+
+
+@pytest.fixture
+def tally(record_property):
+    """Record figures, by name, for the report that tools/trust.py writes."""
+
+    def record(figures):
+        for name, figure in figures.items():
+            record_property(name, figure)
+
+    return record
