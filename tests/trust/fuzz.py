@@ -413,10 +413,10 @@ def draw(r, levels):
     case = Case(function, [], {}, r.choice(levels), r.choice([1, 2]))
     build = forward_call if function in FORWARD else loss_call if function in LOSS else backward_call
     build(r, case)
-    wanted = r.choice([0, 0, 0, 1, 1, 2])
+    wanted = r.choice([0, 0, 1, 1, 1, 2])
     # the others look at the axis and the shapes that these two spoil
     last = {"bad_axis": 1, "bad_input": 2}
-    for name in sorted(r.sample(sorted(FAULTS), len(FAULTS)), key=lambda name: last.get(name, 0)):
+    for name in sorted(r.sample(sorted(FAULTS), 3 * wanted), key=lambda name: last.get(name, 0)):
         if len(case.faults) < wanted and (errors := FAULTS[name](r, case)):
             case.faults[name] = errors
     return case
