@@ -361,7 +361,7 @@ def bad_target(r, case):
         case.arguments[1] = np.zeros((*target.shape, 2), target.dtype)
         return (ValueError,)
     if how == "type":
-        case.arguments[1] = target.astype(r.choice([complex, object, "U9", bool]))
+        case.arguments[1] = np.zeros(target.shape, r.choice([complex, object, "U9", bool]))
         return TypeError, ValueError
     if target.dtype.kind not in "iu" or not target.size:
         return None
