@@ -11,7 +11,7 @@ from arrays import FLOATS
 from conftest import LEVELS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mprotect of Linux")
-STEPS = {"quick": 47, "short": 1, "nightly": 1}
+STEPS = {"quick": 47, "short": 11, "nightly": 1}
 
 
 def guard(*arguments):
