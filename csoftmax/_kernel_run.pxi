@@ -190,10 +190,20 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
                     for r in range(s.rows):
                         if kept[r] == 0:
                             fill_run(s.y + r * n, n, left_out(job.operation))
+                        elif s.y[r * n] != s.y[r * n]:
+                            leave_out(job, batch_at(job, &job.mask, row + r), s.y + r * n, 1)
                 scatter_rows(job, &job.y, y, s.rows, s.y)
         row += s.rows
     if job.stream:
         stream_fence()
+
+
+cdef void leave_out(const Job *job, const char *mask, real *y, Py_ssize_t step) noexcept nogil:
+    # a row of NaN: but what the mask leaves out stays out
+    cdef Py_ssize_t i
+    for i in range(job.n):
+        if not mask[axis_offset(job, &job.mask, i)]:
+            y[i * step] = left_out(job.operation)
 
 
 cdef void fill_run(real *y, Py_ssize_t n, real value) noexcept nogil:
@@ -279,9 +289,8 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
                 continue
             if job.mask.data != NULL:
                 for c in range(s.width):
-                    if kept[c] == 0:
-                        for i in range(n):
-                            s.y[i * across + c] = left_out(job.operation)
+                    if kept[c] == 0 or s.y[c] != s.y[c]:
+                        leave_out(job, batch_at(job, &job.mask, row + c), s.y + c, across)
             for i in range(n):
                 store_run(job.y.storage, y + i * job.y.axis[0], job.y.batch[last], s.width, s.y + i * across)
     if s.stream:

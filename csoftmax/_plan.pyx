@@ -10,13 +10,14 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isfinite
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport INT64_MIN, uintptr_t
 
 from csoftmax cimport _core
 from csoftmax._job cimport (
-    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS, ROWS, SOFTMAX, SOFTMAX_GRAD,
-    Job, Operand, loss_chunk,
+    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS,
+    SOFTMAX, SOFTMAX_GRAD, Job, Operand, loss_chunk,
 )
 
 cnp.import_array()
@@ -32,6 +33,8 @@ cdef enum:
     TILE_LEAST_BYTES = 1024       # ... which one row of it must reach, ...
     TILE_MOST_BYTES = 2048        # ... and need not exceed; no power of two, for the caches' sake
     SWEEP_ROW_BYTES = 8128        # of one row of a tile that is not copied
+    SWEEP_ELEMENTS = 8388608      # of all of such a tile
+    LISTEN = 1048576              # targets that are checked before Ctrl-C is heard
     NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
 
 # Results from this size on are stored past the caches: they would not stay in them.
@@ -327,7 +330,7 @@ cdef int find_walk(Job *job, bint wide) except -1:
     """
     cdef Py_ssize_t size = 8 if wide else 4, inner
     cdef bint reduces = job.operation == LOGSUMEXP
-    cdef int d, k
+    cdef int d
     job.direct = (real_operand(&job.x, size) and real_operand(&job.p, size) and real_operand(&job.y, size)
                   and job.mask.data == NULL and aligned_strides(job, &job.x, size)
                   and aligned_strides(job, &job.p, size) and aligned_strides(job, &job.y, size))
@@ -362,7 +365,8 @@ cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size) noexcept:
     if job.staged:
         job.width = max(line, min(fits, TILE_MOST_BYTES // size))
     else:
-        job.width = SWEEP_ROW_BYTES // size
+        # whoever waits for Ctrl-C waits for a tile
+        job.width = max(line, min(SWEEP_ROW_BYTES // size, SWEEP_ELEMENTS // job.n // line * line))
     if job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD:
         # losses are summed by tiles, which no thread count may move
         job.width = min(job.width, TILE_LEAST_BYTES // size)
@@ -662,7 +666,7 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     job.temperature = 1
     job.loss.indices = indices
     job.loss.smoothing = smoothing
-    job.loss.ignore_index = ignored
+    job.loss.ignore_index = representable(ignored)
     job.loss.weight = NULL if w is None else <double *> cnp.PyArray_DATA(w)
     job.loss.scale = 1 / counted if reduction == "mean" and counted != 0 else 1
     lay_out(&job, shape, axes, [
@@ -708,10 +712,15 @@ cdef cnp.ndarray as_upstream(object grad_output, tuple shape):
     return upstream
 
 
+cdef long long representable(object index) except? -1:
+    """An ignore_index that no target can have becomes one that none has."""
+    return index if -2 ** 63 <= index < 2 ** 63 else INT64_MIN
+
+
 cdef double check_indices(cnp.ndarray target, object classes, object ignored, cnp.ndarray weight) except? -1:
     """The weight of the targets that count; `IndexError` for the first that is neither a class nor ignored."""
     cdef Py_ssize_t count = classes, i, inner, stride
-    cdef long long index, ignore = ignored if -2 ** 63 <= ignored < 2 ** 63 else -1
+    cdef long long index, ignore = representable(ignored)
     cdef double total = 0
     cdef double *w = NULL if weight is None else <double *> cnp.PyArray_DATA(weight)
     cdef int storage = storage_of(target.dtype)
@@ -725,6 +734,8 @@ cdef double check_indices(cnp.ndarray target, object classes, object ignored, cn
         stride = 0
     p = <const char *> cnp.PyArray_DATA(target)
     for i in range(target.size):
+        if i % LISTEN == LISTEN - 1:
+            PyErr_CheckSignals()
         if not inner:
             p = <const char *> cnp.PyArray_ITER_DATA(walk)
         index = load_index(storage, p)

@@ -124,6 +124,8 @@ def test_special_values_that_the_mask_keeps(dtype):
     p = csoftmax.softmax(x, where=where)
     logs = csoftmax.log_softmax(x, where=where)
     assert np.isnan(p[:3][where[:3]]).all()
+    assert (p[~where] == 0).all()
+    assert (logs[~where] == -np.inf).all()
     assert np.isnan(logs[:3][where[:3]]).all()
     assert np.array_equal(p[3], np.array([0.5, 0, 0.5], dtype))
     assert np.array_equal(
