@@ -3,7 +3,6 @@
 import os
 import platform
 import sys
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
