@@ -83,6 +83,9 @@ def extensions():
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
     for name in ("_dispatch", "_core", "_plan", "_capi"):
         yield extension(name, [f"csoftmax/{name}.pyx"])
+    # plain Python, compiled because a call of a Python function costs half as much as a small softmax
+    for name in ("_forward", "_derivative"):
+        yield extension(name, [f"csoftmax/{name}.py"])
     for level in levels_to_build():
         for bits in (32, 64):
             yield extension(f"_isa.{level}_f{bits}", [f"csoftmax/_isa/{level}_f{bits}.pyx"], [("CSM_BITS", str(bits))])

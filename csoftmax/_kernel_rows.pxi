@@ -276,7 +276,33 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const i
         write_row(s, s.rows - 1, &finished[(s.rows - 1) % 2], operation)
 
 
+cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
+    # The softmax of a row of one accumulator's length, as a small call has it; False if it needs the far reduction.
+    cdef vec rows[NV]
+    cdef shift_t shift
+    cdef vec top = v_set1(-INFINITY), h, l
+    cdef double q, rest
+    cdef real m
+    cdef Py_ssize_t j
+    for j in range(NV):
+        rows[j] = v_load_n(x + j * VL, lanes_left(n - j * VL), -INFINITY)
+        top = v_max(rows[j], top)
+    m = shift_of(v_hmax(top))
+    if not v_exp_near(m):
+        return False
+    shift = v_exp_shift_row(m)
+    for j in range(NV):
+        rows[j] = v_exp(rows[j], v_sub(rows[j], shift.maximum), shift, False)
+    quotient(1, v_hadd(fold_add(rows)), 0, &q, &rest)
+    set_factor(q * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)
+    for j in range(NV):
+        v_store_n(y + j * VL, lanes_left(n - j * VL), scaled(rows[j], h, l))
+    return True
+
+
 cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
+    if operation == SOFTMAX and s.rows == 1 and s.n <= LANES and s.inv_t == 1 and lone_row(s.x, s.y, s.n):
+        return
     if s.n <= SHORT and s.rows > VL // 4:
         short_rows(s, scratch, operation)
     elif FUSED and operation == SOFTMAX and in_flight(s.n) == 2 and not s.stream:
