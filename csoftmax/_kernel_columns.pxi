@@ -147,6 +147,8 @@ cdef struct Source:
     Py_ssize_t x_step
     Py_ssize_t p_step
     Py_ssize_t width
+    real *e                       # and where exponentials wait: in scratch, or in the result
+    Py_ssize_t e_step
 
 
 cdef inline Source source_of(const Panel *s, const Tile *t, Py_ssize_t b) noexcept nogil:
@@ -155,13 +157,23 @@ cdef inline Source source_of(const Panel *s, const Tile *t, Py_ssize_t b) noexce
         from_.x_step = from_.p_step = from_.width = t.across
         from_.x = t.e + b * BLOCK * t.across
         from_.p = t.p + b * BLOCK * t.across
+        from_.e = from_.x
+        from_.e_step = t.across
     else:
         from_.x_step = s.x_step
         from_.p_step = s.p_step
         from_.width = s.width
         from_.x = <real *> s.x + b * BLOCK * s.x_step
         from_.p = <real *> s.p + b * BLOCK * s.p_step
+        from_.e = s.y + b * BLOCK * s.y_step
+        from_.e_step = s.y_step
     return from_
+
+
+cdef inline bint exps_wait(const Panel *s, const int operation) noexcept nogil:
+    # Exponentials are computed once, and wait to be scaled. Cross-entropy's cannot wait in its result, which may be
+    # the logits; nor can they in a result that is stored past the caches.
+    return s.staged or (operation == SOFTMAX and not s.stream)
 
 
 cdef inline shift_t load_shift(const Tile *t, Py_ssize_t c) noexcept nogil:
@@ -201,7 +213,9 @@ cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_,
                             operation)
         else:
             a = column_exp(load_columns(x, left, 0), &d, &shift, away, inv_t, far)
-            gather_sums(a, d, x, &part, &counts, keep, split)
+            gather_sums(a, d, NULL, &part, &counts, False, split)
+            if keep:
+                store_columns(from_.e + i * from_.e_step + c, left, a, False)
         i += LANES
     if begin >= SUBBLOCK:
         part = v_add(v_load(total), part)
@@ -342,18 +356,20 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from
                                Py_ssize_t left, const Py_ssize_t rows, const int operation,
                                const bint stream) noexcept nogil:
     cdef Py_ssize_t k
-    cdef real *x = from_.x + i * from_.x_step + c
+    cdef bint waiting = exps_wait(s, operation)
+    cdef real *x = from_.e + i * from_.e_step + c if waiting else from_.x + i * from_.x_step + c
+    cdef Py_ssize_t step = from_.e_step if waiting else from_.x_step
     cdef vec a, d, high = v_load(t.high + c), low = v_load(t.low + c)
     cdef vec inv_t = v_set1(<real> s.inv_t), factor = v_set1(gradient_factor(s.inv_t, operation))
     cdef shift_t shift = load_shift(t, c)
     for k in range(rows):
-        a = load_columns(x + k * from_.x_step, left, 0)
+        a = load_columns(x + k * step, left, 0)
         if is_derivative(operation):
             a = gradient(a, load_columns(from_.p + (i + k) * from_.p_step + c, left, 0), high, factor, operation)
         elif operation == LOG_SOFTMAX:
             a = v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
         else:
-            if not s.staged:
+            if not waiting:
                 a = column_exp(a, &d, &shift, v_load(t.away + c), inv_t, t.far)
             a = scaled(a, high, low)
             if t.tiny:
@@ -391,7 +407,7 @@ cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexc
         from_ = source_of(s, t, b)
         if blocks > 1 and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
             block_shares(s, t, b)
-            if not s.staged:
+            if not exps_wait(s, operation):
                 t.far = shift_lanes(t.maxima, t.across, s.inv_t, t.origin, t.away, t.magic, t.center)
         if s.stream:
             write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, True)
@@ -419,7 +435,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, const int op
         else:
             panel_maxima(x, s.x_step, s.width, rows, t.across, t.maxima)
         t.far = shift_lanes(t.maxima, t.across, s.inv_t, t.origin, t.away, t.magic, t.center)
-        if s.staged and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
+        if exps_wait(s, operation) and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
             if t.far:
                 column_sums(s, &t, &from_, rows, operation, True, True)
             else:

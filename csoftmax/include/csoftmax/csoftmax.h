@@ -6,16 +6,18 @@
  *     const csm_api *csm = csm_import();        // with the GIL; NULL with a Python exception set
  *     csm->softmax_f32(rows, n, x, n, 1, y, n, 1, 1.0);        // from any thread, without the GIL
  *
- * Each operation exists for four types: _f32 (float), _f64 (double), _f16 and _bf16 (uint16_t holding the bits of
- * an IEEE half and of a bfloat16, computed in float). It works on `rows` rows of `n` elements. After each array
- * stand its strides in elements, of any sign: from row to row, and from element to element of a row. The result
- * may be the very memory of an input, with the same strides; no other overlap is allowed. Arrays need not be
- * aligned. The bits are those of the Python functions, at the ISA level that is active in them.
+ * Each operation exists for four types: _f32 (float), _f64 (double), _f16 and _bf16 (uint16_t holding the
+ * bits of an IEEE half and of a bfloat16, computed in float). It works on `rows` rows of `n` elements. After
+ * each array stand its strides in elements, of any sign: from row to row, and from element to element of a
+ * row. The result may be the very memory of an input, with the same strides; no other overlap is allowed.
+ * Arrays need not be aligned. The bits are those of the Python functions, at the ISA level that is active in
+ * them.
  *
- * Calls work in up to 160 KiB of stack, and take what they need beyond that from the heap for as long as they last.
- * Where there is nothing to be had, rows are worked on by their blocks, more slowly, and only these calls fail: rows
- * of more than a million elements; cross-entropy of more than 10 000 classes in contiguous floats, 3 000 in all
- * else; columns (elements a stride apart, rows next to each other) of more than 500 elements.
+ * Calls work in up to 160 KiB of stack, and take what they need beyond that from the heap for as long as they
+ * last. Where there is nothing to be had, rows are worked on by their blocks, more slowly, and only these
+ * calls fail: rows of more than a million elements; cross-entropy of more than 10 000 classes in contiguous
+ * floats, 3 000 in all else; columns (elements a stride apart, rows next to each other) of more than 500
+ * elements.
  */
 #ifndef CSOFTMAX_H
 #define CSOFTMAX_H
@@ -46,28 +48,29 @@ enum csm_status {
  *   softmax_backward              dx from dy and the softmax y that was returned for the same temperature
  *   log_softmax_backward          the same for log_softmax
  *   cross_entropy                 one loss a row, 0 where the target is ignore_index
- *   cross_entropy_with_grad       also the gradient of each loss times scale (1 / rows for that of their mean)
+ *   cross_entropy_with_grad       also the gradient of each loss times scale (1 / rows for that of their
+ * mean)
  */
 #define CSM_FUNCTIONS(F, T, S, L)                                                                            \
     F(softmax_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,        \
                     ptrdiff_t y_row, ptrdiff_t y_step, double temperature))                                  \
     F(log_softmax_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,    \
                         ptrdiff_t y_row, ptrdiff_t y_step, double temperature))                              \
-    F(logsumexp_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,      \
-                      ptrdiff_t y_row))                                                                      \
-    F(softmax_backward_##S, (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row, ptrdiff_t dy_step,  \
-                             const T *y, ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row,         \
-                             ptrdiff_t dx_step, double temperature))                                         \
-    F(log_softmax_backward_##S, (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row,                 \
-                                 ptrdiff_t dy_step, const T *y, ptrdiff_t y_row, ptrdiff_t y_step, T *dx,    \
-                                 ptrdiff_t dx_row, ptrdiff_t dx_step, double temperature))                   \
-    F(cross_entropy_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step,        \
-                          const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, L *loss,        \
-                          ptrdiff_t loss_row))                                                               \
-    F(cross_entropy_with_grad_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row,                \
-                                    ptrdiff_t x_step, const int64_t *target, ptrdiff_t target_row,           \
-                                    int64_t ignore_index, L *loss, ptrdiff_t loss_row, T *dx,                \
-                                    ptrdiff_t dx_row, ptrdiff_t dx_step, double scale))
+    F(logsumexp_##S,                                                                                         \
+      (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y, ptrdiff_t y_row))   \
+    F(softmax_backward_##S,                                                                                  \
+      (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const T *y,            \
+       ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double temperature))   \
+    F(log_softmax_backward_##S,                                                                              \
+      (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const T *y,            \
+       ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double temperature))   \
+    F(cross_entropy_##S,                                                                                     \
+      (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,    \
+       ptrdiff_t target_row, int64_t ignore_index, L *loss, ptrdiff_t loss_row))                             \
+    F(cross_entropy_with_grad_##S,                                                                           \
+      (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,    \
+       ptrdiff_t target_row, int64_t ignore_index, L *loss, ptrdiff_t loss_row, T *dx, ptrdiff_t dx_row,     \
+       ptrdiff_t dx_step, double scale))
 
 /* All functions, in the order of the table. New ones are only ever added at the end, with a new version. */
 #define CSM_API_VERSION 1
@@ -92,17 +95,19 @@ typedef struct csm_api {
 #ifdef CSM_WITH_PYTHON
 #include <Python.h>
 
-/* The table of the installed csoftmax, valid while the process lives; NULL with ImportError set if there is none,
- * or if it is older than this header.
+/* The table of the installed csoftmax, valid while the process lives; NULL with ImportError set if there is
+ * none, or if it is older than this header.
  */
 static inline const csm_api *csm_import(void) {
     const csm_api *api;
     PyObject *module = PyImport_ImportModule("csoftmax._capi");
-    if (module == NULL) return NULL;
+    if (module == NULL)
+        return NULL;
     Py_DECREF(module);
     api = (const csm_api *)PyCapsule_Import("csoftmax._capi._C_API", 0);
     if (api != NULL && (api->version < CSM_API_VERSION || api->size < sizeof(csm_api))) {
-        PyErr_Format(PyExc_ImportError, "csoftmax has version %zu of its C API, but %d is needed: upgrade csoftmax",
+        PyErr_Format(PyExc_ImportError,
+                     "csoftmax has version %zu of its C API, but %d is needed: upgrade csoftmax",
                      api->version, CSM_API_VERSION);
         return NULL;
     }
