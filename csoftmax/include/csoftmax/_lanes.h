@@ -56,7 +56,6 @@ enum { FUSED = 0 };
 #define v_add CSM_T(add)
 #define v_sub CSM_T(sub)
 #define v_mul CSM_T(mul)
-#define v_div CSM_T(div)
 #define v_fma CSM_T(fma)
 #define v_max CSM_T(max)
 #define v_exp CSM_T(exp)
