@@ -81,12 +81,13 @@ cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch
 
 
 cdef inline vec load_columns(const real *p, Py_ssize_t left, real fill) noexcept nogil:
-    return v_load(p) if left >= VL else v_load_n(p, left, fill)
+    # of a vector that may lie beyond the panel's last column
+    return v_load(p) if left >= VL else v_load_n(p, lanes_left(left), fill)
 
 
 cdef inline void store_columns(real *p, Py_ssize_t left, vec a, const bint stream) noexcept nogil:
     if left < VL:
-        v_store_n(p, left, a)
+        v_store_n(p, lanes_left(left), a)
     elif stream:
         v_stream(p, a)
     else:

@@ -3,7 +3,6 @@ how the kernels walk. The only place where an array is ever copied, and only bec
 """
 
 import math
-import os
 import sys
 
 import numpy as np
@@ -39,8 +38,6 @@ cdef enum:
 
 # Results from this size on are stored past the caches: they would not stay in them.
 cdef Py_ssize_t stream_bytes = 32 << 20
-if "SC_LEVEL3_CACHE_SIZE" in getattr(os, "sysconf_names", {}):
-    stream_bytes = max(os.sysconf("SC_LEVEL3_CACHE_SIZE"), 8 << 20)
 
 OPERATIONS = {
     "softmax": SOFTMAX,

@@ -153,3 +153,20 @@ def test_rows_are_what_the_oracle_says_in_company_too(rng):
         for name, x, axis, place in surroundings(rng, row, batch=5, position=2, offsets=(1, 13)):
             got = np.asarray(csoftmax.softmax(x, axis))[place]
             assert oracle.max_ulp(got, oracle.softmax(row)) <= SOFTMAX_ULP["float32"], (width, name)
+
+
+# widths around whole vectors and around the tiles' own, in panels that are copied to scratch and in wider ones
+PANEL_WIDTHS = [1, 4, 15, 17, 120, 125, 129, 241, 250, 255, 256, 257, 503, 1007, 1009, 1023, 2031, 2033, 2282]
+
+
+@EVERY_FUNCTION
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_have_the_bits_of_rows(dtype, function, rng):
+    for n, width in [(n, width) for n in (21, 300) for width in PANEL_WIDTHS] + [(1100, 250), (5000, 20)]:
+        x = exact_differences(rng, (n, width), dtype)
+        around = np.full((n, width + 40), 7, dtype)
+        want = function(np.ascontiguousarray(x.T)).T
+        assert same_bits(function(x, 0), want), (n, width)
+        assert same_bits(function(x, 0, out=around[:, 20:-20]), want), (n, width)
+        assert (around[:, :20] == 7).all(), (n, width)
+        assert (around[:, -20:] == 7).all(), (n, width)
