@@ -160,13 +160,15 @@ PANEL_WIDTHS = [1, 4, 15, 17, 120, 125, 129, 241, 250, 255, 256, 257, 503, 1007,
 
 
 @EVERY_FUNCTION
+@pytest.mark.parametrize("threads", [1, 2])  # a tile's width heeds them
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_columns_have_the_bits_of_rows(dtype, function, rng):
+def test_columns_have_the_bits_of_rows(dtype, threads, function, rng):
     for n, width in [(n, width) for n in (21, 300) for width in PANEL_WIDTHS] + [(1100, 250), (5000, 20)]:
         x = exact_differences(rng, (n, width), dtype)
         around = np.full((n, width + 40), 7, dtype)
         want = function(np.ascontiguousarray(x.T)).T
-        assert same_bits(function(x, 0), want), (n, width)
-        assert same_bits(function(x, 0, out=around[:, 20:-20]), want), (n, width)
+        with csoftmax.threads(threads):
+            assert same_bits(function(x, 0), want), (n, width)
+            assert same_bits(function(x, 0, out=around[:, 20:-20]), want), (n, width)
         assert (around[:, :20] == 7).all(), (n, width)
         assert (around[:, -20:] == 7).all(), (n, width)
