@@ -41,6 +41,8 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     vec v_add(vec, vec) noexcept
     vec v_sub(vec, vec) noexcept
     vec v_mul(vec, vec) noexcept
+    vec v_div(vec, vec) noexcept
+    vec v_residual(vec, vec, vec) noexcept    # a - b c
     vec v_fma(vec, vec, vec) noexcept
     vec v_max(vec, vec) noexcept
     ctypedef struct shift_t "csm_shift":    # how a row is reduced, from its maximum

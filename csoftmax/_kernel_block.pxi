@@ -144,12 +144,32 @@ cdef inline void gather_sums(vec p, vec d, real *e, vec *total, vec *ties, const
         total[0] = v_add(total[0], p)
 
 
-cdef inline void exp_step(vec x, const shift_t *shift, vec inv_t, real *e, vec *total, vec *ties,
+cdef inline vec over_temperature(vec x, vec m, double t, vec *lost) noexcept nogil:
+    # (x - m) / t, and what its roundings lost: the exponential would magnify that by the quotient's size. Beyond
+    # EXP_NEAR x - m itself is exact wherever it matters.
+    cdef vec d = v_sub(x, m), q, back, rest
+    cdef real divisor = <real> t
+    lost[0] = v_set1(0)
+    if t == 1:
+        return d
+    back = v_sub(d, x)
+    q = v_div(d, v_set1(divisor))
+    rest = v_sub(v_sub(x, v_sub(d, back)), v_add(m, back))
+    rest = v_add(rest, v_fma(q, v_set1(<real> (divisor - t)), v_residual(d, q, v_set1(divisor))))
+    rest = v_mul(rest, v_set1(<real> (1 / t)))
+    lost[0] = v_and_eq(v_sub(rest, rest), v_set1(0), rest)
+    return q
+
+
+cdef inline void exp_step(vec x, const shift_t *shift, double t, real *e, vec *total, vec *ties,
                           const bint far, const bint keep, const bint split) noexcept nogil:
-    cdef vec d = v_sub(x, shift.maximum)
+    cdef vec d, lost
     if far:
-        d = v_mul(d, inv_t)
-    gather_sums(v_exp(x, d, shift[0], far), d, e, total, ties, keep, split)
+        d = over_temperature(x, shift.maximum, t, &lost)
+        gather_sums(v_exp(lost, d, shift[0], True), d, e, total, ties, keep, split)
+    else:
+        d = v_sub(x, shift.maximum)
+        gather_sums(v_exp(x, d, shift[0], False), d, e, total, ties, keep, split)
 
 
 cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *low) noexcept nogil:
@@ -171,7 +191,7 @@ cdef inline void end_subblock(vec *total, vec *part) noexcept nogil:
         part[j] = v_set1(0)
 
 
-cdef inline void exp_stretch(const real *x, const real *next, real *y, real *e, const shift_t *shift, vec inv_t,
+cdef inline void exp_stretch(const real *x, const real *next, real *y, real *e, const shift_t *shift, double t,
                              vec *part, vec *ties, vec *top, const Behind *behind, Py_ssize_t i, const bint far,
                              const bint keep, const bint split, const bint fused) noexcept nogil:
     # STEP vectors from i on
@@ -185,25 +205,24 @@ cdef inline void exp_stretch(const real *x, const real *next, real *y, real *e, 
         for j in range(STEP):
             v_store(behind.y + i + j * VL, scaled(v_load(behind.e + i + j * VL), behind.high, behind.low))
     for j in range(STEP):
-        exp_step(v_load(x + i + j * VL), shift, inv_t, e + i + j * VL, &part[j % NV], &ties[j % NV], far, keep, split)
+        exp_step(v_load(x + i + j * VL), shift, t, e + i + j * VL, &part[j % NV], &ties[j % NV], far, keep, split)
 
 
 cdef inline void exp_end(const real *x, Py_ssize_t left, const real *next, Py_ssize_t next_left, real *e,
-                         const shift_t *shift, vec inv_t, vec *part, vec *ties, vec *top, const Behind *behind,
+                         const shift_t *shift, double t, vec *part, vec *ties, vec *top, const Behind *behind,
                          Py_ssize_t i, const bint far, const bint keep, const bint split,
                          const bint fused) noexcept nogil:
     # one vector, or part of one
     top[0] = v_max(v_load_n(next + i, next_left, -INFINITY), top[0])
     if fused:
         v_store_n(behind.y + i, left, scaled(v_load(behind.e + i), behind.high, behind.low))
-    exp_step(v_load_n(x + i, left, -INFINITY), shift, inv_t, e + i, part, ties, far, keep, split)
+    exp_step(v_load_n(x + i, left, -INFINITY), shift, t, e + i, part, ties, far, keep, split)
 
 
-cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real inv_t, real *e, double *stats,
+cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, double t, real *e, double *stats,
                                const Ahead *ahead, const Behind *behind, const bint far, const bint keep,
                                const bint split, const bint fused) noexcept nogil:
     cdef shift_t shift = v_exp_shift_row(shift_of(maximum))
-    cdef vec t = v_set1(inv_t)
     cdef vec total[NV]
     cdef vec part[NV]
     cdef vec ties[NV]
@@ -240,14 +259,14 @@ cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, real i
     return v_hmax(top[0])
 
 
-cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, real inv_t, real *e, double *stats,
+cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, double t, real *e, double *stats,
                            const Ahead *ahead, const Behind *behind, const bint keep, const bint split,
                            const bint fused) noexcept nogil:
     # Exponentials of a block against its maximum into e (keep), their sum into stats; returns the maximum of
     # the block ahead; writes (fused) the results of the block behind.
-    if inv_t == 1 and v_exp_near(shift_of(maximum)):
-        return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, behind, False, keep, split, fused)
-    return exp_block_far(x, n, maximum, inv_t, e, stats, ahead, behind, True, keep, split, fused)
+    if t == 1 and v_exp_near(shift_of(maximum)):
+        return exp_block_far(x, n, maximum, t, e, stats, ahead, behind, False, keep, split, fused)
+    return exp_block_far(x, n, maximum, t, e, stats, ahead, behind, True, keep, split, fused)
 
 
 # ---------------------------------------------------------------------------------------- joining blocks
@@ -263,7 +282,7 @@ cdef inline double joint_max(const double *stats, Py_ssize_t blocks) noexcept no
     return top
 
 
-cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, double inv_t) noexcept nogil:
+cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, double t) noexcept nogil:
     # stats[3] = exp((m_b - m) / T) * EXP_SCALE_f64
     cdef double d[VL64]
     cdef double m, exact
@@ -273,21 +292,21 @@ cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, dou
     while b < blocks:
         count = blocks - b if blocks - b < VL64 else VL64
         for j in range(count):
-            d[j] = (stats[STATS * (b + j)] - top) * inv_t
+            d[j] = (stats[STATS * (b + j)] - top) / t
         v = load_n_f64(d, count, 0)
-        store_n_f64(d, count, exp_f64(v, v, none, True))
+        store_n_f64(d, count, exp_f64(set1_f64(0), v, none, True))
         for j in range(count):
             m = stats[STATS * (b + j)]
             # what the rounding of m_b - m lost
             exact = m - top
-            exact = (m - (exact + top) if top >= -m else (m - exact) - top) * inv_t
+            exact = (m - (exact + top) if top >= -m else (m - exact) - top) / t
             stats[STATS * (b + j) + 3] = d[j] + d[j] * exact if -1 < exact < 1 else d[j]
             if m == top:
                 stats[STATS * (b + j) + 3] = EXP_SCALE_f64
         b += count
 
 
-cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double inv_t, double coefficient) noexcept nogil:
+cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double t, double coefficient) noexcept nogil:
     # stats[3] + stats[4] becomes the factor that scale_run takes
     cdef double total = 0, rest = 0, high, low, product, error
     cdef double *s
@@ -298,7 +317,7 @@ cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double inv_t, do
         stats[3] = high * FACTOR_SCALE
         stats[4] = low * FACTOR_SCALE
         return
-    block_factors(stats, blocks, joint_max(stats, blocks), inv_t)
+    block_factors(stats, blocks, joint_max(stats, blocks), t)
     for b in range(blocks):
         s = stats + STATS * b
         high = s[3] / EXP_SCALE_f64
@@ -334,7 +353,7 @@ cdef inline double settle_log(double m, double u, double log_sum, bint nan) noex
     return log_sum
 
 
-cdef inline void join_log(double *stats, Py_ssize_t blocks, double inv_t, double *top, double *log_sum) noexcept nogil:
+cdef inline void join_log(double *stats, Py_ssize_t blocks, double t, double *top, double *log_sum) noexcept nogil:
     # max(x) and log(sum(exp((x - max) / T))), with stats split into ties and the rest
     cdef double m = joint_max(stats, blocks), u = 0, part
     cdef bint counted = False, nan = False
@@ -343,7 +362,7 @@ cdef inline void join_log(double *stats, Py_ssize_t blocks, double inv_t, double
         u = (stats[2] - 1) + stats[1] / EXP_SCALE
         nan = isnan(stats[2])
     else:
-        block_factors(stats, blocks, m, inv_t)
+        block_factors(stats, blocks, m, t)
         for b in range(blocks):
             part = stats[STATS * b + 2]
             nan = nan or isnan(part) or (stats[STATS * b] < m and isnan(stats[STATS * b + 1]))
@@ -393,7 +412,7 @@ cdef inline void log_run(const real *x, real *y, Py_ssize_t n, real high, real l
 # ------------------------------------------------------------------------------------------- derivatives
 
 cdef inline vec exp_of(vec log_p) noexcept nogil:
-    return v_exp(log_p, log_p, v_exp_shift_row(0), True)
+    return v_exp(v_set1(0), log_p, v_exp_shift_row(0), True)
 
 
 cdef inline vec dot_term(vec g, vec p, vec sum, const int operation) noexcept nogil:

@@ -18,6 +18,7 @@ cdef struct Panel:
     Py_ssize_t x_step             # elements from one row of the panel to the next
     Py_ssize_t p_step
     Py_ssize_t y_step
+    double t                      # the temperature, and its reciprocal
     double inv_t
     bint staged                   # copied into scratch
     bint stream
@@ -185,12 +186,18 @@ cdef inline shift_t load_shift(const Tile *t, Py_ssize_t c) noexcept nogil:
     return shift
 
 
-cdef inline vec column_exp(vec x, vec *d, const shift_t *shift, vec away, vec inv_t, bint far) noexcept nogil:
-    d[0] = v_sub(x, shift.maximum)
+cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double t, bint far) noexcept nogil:
+    # a column that takes the far reduction has no multiple of ln2 and no remainder of its own: what is reduced is
+    # d, and its centre is what the rounding of d lost
+    cdef shift_t shift = given[0]
+    cdef vec lost
     if far:
-        d[0] = v_mul(d[0], inv_t)
-        x = v_mul(v_sub(x, away), inv_t)
-    return v_exp(x, d[0], shift[0], False)
+        d[0] = over_temperature(x, shift.maximum, t, &lost)
+        x = d[0] if t != 1 else v_sub(x, away)
+        shift.center = v_sub(shift.center, lost)
+    else:
+        d[0] = v_sub(x, shift.maximum)
+    return v_exp(x, d[0], shift, False)
 
 
 cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t begin,
@@ -200,7 +207,7 @@ cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_,
     cdef bint split = operation != SOFTMAX and not is_derivative(operation)
     cdef Py_ssize_t i = begin, left = from_.width - c
     cdef shift_t shift
-    cdef vec a, d, away, inv_t = v_set1(<real> s.inv_t), part = v_set1(0), counts = v_set1(0)
+    cdef vec a, d, away, part = v_set1(0), counts = v_set1(0)
     cdef real *total = t.total + begin % LANES * t.across + c
     cdef real *ties = t.ties + begin % LANES * t.across + c
     cdef real *x
@@ -213,7 +220,7 @@ cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_,
             part = dot_term(load_columns(x, left, 0), load_columns(from_.p + i * from_.p_step + c, left, 0), part,
                             operation)
         else:
-            a = column_exp(load_columns(x, left, 0), &d, &shift, away, inv_t, far)
+            a = column_exp(load_columns(x, left, 0), &d, &shift, away, s.t, far)
             gather_sums(a, d, NULL, &part, &counts, False, split)
             if keep:
                 store_columns(from_.e + i * from_.e_step + c, left, a, False)
@@ -317,9 +324,9 @@ cdef inline void join_stats(const Panel *s, Tile *t, const int operation) noexce
     cdef Py_ssize_t c, blocks = blocks_of(s.n)
     for c in range(s.width):
         if operation != SOFTMAX:
-            join_log(t.stats + c * blocks * STATS, blocks, s.inv_t, t.top + c, t.log_sum + c)
+            join_log(t.stats + c * blocks * STATS, blocks, s.t, t.top + c, t.log_sum + c)
         if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
-            join_softmax(t.stats + c * blocks * STATS, blocks, s.inv_t,
+            join_softmax(t.stats + c * blocks * STATS, blocks, s.t,
                          s.coefficient[c] if s.coefficient != NULL else 1)
 
 
@@ -371,7 +378,7 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from
             a = v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
         else:
             if not waiting:
-                a = column_exp(a, &d, &shift, v_load(t.away + c), inv_t, t.far)
+                a = column_exp(a, &d, &shift, v_load(t.away + c), s.t, t.far)
             a = scaled(a, high, low)
             if t.tiny:
                 a = v_mul(a, v_load(t.after + c))
@@ -409,7 +416,7 @@ cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexc
         if blocks > 1 and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
             block_shares(s, t, b)
             if not exps_wait(s, operation):
-                t.far = shift_lanes(t.maxima, t.across, s.inv_t, t.origin, t.away, t.magic, t.center)
+                t.far = shift_lanes(t.maxima, t.across, s.t, t.origin, t.away, t.magic, t.center)
         if s.stream:
             write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, True)
         else:
@@ -435,7 +442,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, const int op
             stage_panel(x, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
         else:
             panel_maxima(x, s.x_step, s.width, rows, t.across, t.maxima)
-        t.far = shift_lanes(t.maxima, t.across, s.inv_t, t.origin, t.away, t.magic, t.center)
+        t.far = shift_lanes(t.maxima, t.across, s.t, t.origin, t.away, t.magic, t.center)
         if exps_wait(s, operation) and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
             if t.far:
                 column_sums(s, &t, &from_, rows, operation, True, True)

@@ -1,6 +1,6 @@
 # Rows of one block, one a lane: what join_softmax, join_log and split_log do for one row, for VL64 rows at once.
 
-cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double inv_t, real *origin, real *away, real *magic,
+cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double t, real *origin, real *away, real *magic,
                              real *center) noexcept nogil:
     # How the exponentials of each row are reduced, from its maximum; "away" is the maximum of the rows that take
     # the far reduction, else 0. True if there are such rows. Whole vectors are read and written.
@@ -11,14 +11,14 @@ cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double inv_t,
         m = v_load(maxima + c)
         m = v_select_lt(v_set1(-INFINITY), m, m, zero)
         v_store(origin + c, m)
-        if inv_t == 1 and v_exp_near(v_hmax(v_max(m, v_sub(zero, m)))):
+        if t == 1 and v_exp_near(v_hmax(v_max(m, v_sub(zero, m)))):
             v_exp_shift_lanes(m, &a, &b)
             v_store(away + c, zero)
             v_store(magic + c, a)
             v_store(center + c, b)
             continue
         for j in range(c, c + VL):
-            far = inv_t != 1 or not v_exp_near(origin[j])
+            far = t != 1 or not v_exp_near(origin[j])
             some = some or far
             away[j] = origin[j] if far else 0
             v_exp_shift(INFINITY if far else origin[j], magic + j, center + j)

@@ -9,6 +9,7 @@ cdef struct Strip:
     Py_ssize_t x_pitch        # elements from row to row
     Py_ssize_t p_pitch
     Py_ssize_t y_pitch
+    double t                      # the temperature, and its reciprocal
     double inv_t
     bint stream
     const double *coefficient     # one a row, or NULL for 1
@@ -66,14 +67,14 @@ cdef inline void short_rows(const Strip *s, real *tile, const int operation) noe
                 top = v_max(v_load(x + v * VL), top)
             rows[r] = top
         v_store(a.maxima, v_hmax_rows(rows))
-        if shift_lanes(a.maxima, VL, s.inv_t, a.origin, a.away, a.magic, a.center):
+        if shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center):
             for r in range(VL):
                 x = s.x + (first + (r if r < count else 0)) * s.x_pitch
                 shift = v_exp_shift_row(a.origin[r])
-                if s.inv_t == 1 and v_exp_near(a.origin[r]):
+                if s.t == 1 and v_exp_near(a.origin[r]):
                     short_exp(x, whole, tail, shift, 1, tile + r * pitch, rows + r, counts + r, False, keep, split)
                 else:
-                    short_exp(x, whole, tail, shift, <real> s.inv_t, tile + r * pitch, rows + r, counts + r, True,
+                    short_exp(x, whole, tail, shift, s.t, tile + r * pitch, rows + r, counts + r, True,
                               keep, split)
         else:
             for r in range(VL):
@@ -94,10 +95,9 @@ cdef inline void short_rows(const Strip *s, real *tile, const int operation) noe
                             v_set1(a.low[r]), v_set1(a.after[r]), a.tiny)
 
 
-cdef inline void short_exp(const real *x, Py_ssize_t whole, Py_ssize_t tail, shift_t shift, real inv_t, real *e,
+cdef inline void short_exp(const real *x, Py_ssize_t whole, Py_ssize_t tail, shift_t shift, double t, real *e,
                            vec *total_out, vec *ties_out, const bint far, const bint keep,
                            const bint split) noexcept nogil:
-    cdef vec t = v_set1(inv_t)
     cdef vec total[NV]
     cdef vec ties[NV]
     cdef Py_ssize_t v, j
@@ -194,9 +194,9 @@ cdef inline Py_ssize_t in_flight(Py_ssize_t n) noexcept nogil:
 cdef inline void finish_row(const Strip *s, Py_ssize_t row, Finished *f, const int operation) noexcept nogil:
     cdef Py_ssize_t blocks = blocks_of(s.n)
     if operation != SOFTMAX:
-        join_log(f.stats, blocks, s.inv_t, &f.top, &f.log_sum)
+        join_log(f.stats, blocks, s.t, &f.top, &f.log_sum)
     if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
-        join_softmax(f.stats, blocks, s.inv_t, s.coefficient[row] if s.coefficient != NULL else 1)
+        join_softmax(f.stats, blocks, s.t, s.coefficient[row] if s.coefficient != NULL else 1)
 
 
 cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, const int operation) noexcept nogil:
@@ -267,7 +267,7 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const i
                 ahead.n = block_length(s.n, 0)
             if fused:
                 set_behind(&behind, s, row - 1, b, &finished[(row + 1) % 2], row > 0)
-            m = exp_block(block_at(s, row, b), block_length(s.n, b), m, <real> s.inv_t, f.e + b * BLOCK,
+            m = exp_block(block_at(s, row, b), block_length(s.n, b), m, s.t, f.e + b * BLOCK,
                           f.stats + STATS * b, &ahead, &behind, keep, operation != SOFTMAX, fused)
         finish_row(s, row, f, operation)
         if not fused and row + 1 >= flight:
@@ -301,7 +301,7 @@ cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
-    if operation == SOFTMAX and s.rows == 1 and s.n <= LANES and s.inv_t == 1 and lone_row(s.x, s.y, s.n):
+    if operation == SOFTMAX and s.rows == 1 and s.n <= LANES and s.t == 1 and lone_row(s.x, s.y, s.n):
         return
     if s.n <= SHORT and s.rows > VL // 4:
         short_rows(s, scratch, operation)

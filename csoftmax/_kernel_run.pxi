@@ -140,6 +140,7 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef char *y
     memset(&s, 0, sizeof(Strip))
     s.n = n
+    s.t = job.temperature
     s.inv_t = 1 / job.temperature
     s.stream = job.stream
     limit = end - begin if job.direct else stage_rows(job)
@@ -247,6 +248,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     cdef char *y
     memset(&s, 0, sizeof(Panel))
     s.n = n
+    s.t = job.temperature
     s.inv_t = 1 / job.temperature
     s.stream = job.stream and job.direct
     s.staged = job.staged
@@ -324,7 +326,8 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
     cdef char *p = batch_at(job, &job.p, row) if job.p.data != NULL else NULL
     cdef real *stage = <real *> scratch
     cdef const real *block
-    cdef real inv_t = <real> (1 / job.temperature), m = 0
+    cdef double t = job.temperature
+    cdef real m = 0
     cdef Py_ssize_t b, n
     cdef bint known = False
     cdef Ahead ahead
@@ -342,11 +345,11 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
         known = block_ahead(job, block, b, end, &ahead)
         if in_place_exps(job, n):
             ahead.y = <real *> y + b * BLOCK
-            m = exp_block(block, n, m, inv_t, <real *> y + b * BLOCK, stats + STATS * b, &ahead, &behind, True, False, False)
+            m = exp_block(block, n, m, t, <real *> y + b * BLOCK, stats + STATS * b, &ahead, &behind, True, False, False)
         elif job.operation == SOFTMAX:
-            m = exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, &behind, False, False, False)
+            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, False, False)
         else:
-            m = exp_block(block, n, m, inv_t, stage, stats + STATS * b, &ahead, &behind, False, True, False)
+            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, True, False)
 
 
 cdef inline bint in_place_exps(const Job *job, Py_ssize_t n) noexcept nogil:
@@ -375,13 +378,13 @@ cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
     cdef double m = 0, log_sum = 0
     cdef real value
     if job.operation == SOFTMAX:
-        join_softmax(stats, blocks, 1 / job.temperature, 1)
+        join_softmax(stats, blocks, job.temperature, 1)
     elif job.p.data != NULL:
         for b in range(blocks):
             m += stats[STATS * b]
         stats[0] = m
     else:
-        join_log(stats, blocks, 1 / job.temperature, &m, &log_sum)
+        join_log(stats, blocks, job.temperature, &m, &log_sum)
         stats[0] = m
         stats[1] = log_sum
         if job.operation == LOGSUMEXP:
@@ -397,6 +400,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
     cdef real *stage = <real *> scratch
     cdef real *e = stage + 2 * BLOCK
     cdef real *target
+    cdef double t = job.temperature
     cdef real inv_t = <real> (1 / job.temperature), high, low
     cdef const real *block
     cdef double unused[STATS]
@@ -418,7 +422,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         elif job.operation == SOFTMAX:
             block_ahead(job, block, b, end, &ahead)
             ahead.y = NULL if job.stream else target
-            exp_block(block, n, <real> stats[STATS * b], inv_t, e, unused, &ahead, &behind, True, False, False)
+            exp_block(block, n, <real> stats[STATS * b], t, e, unused, &ahead, &behind, True, False, False)
             if job.stream:
                 stream_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
             else:

@@ -56,6 +56,8 @@ enum { FUSED = 0 };
 #define v_add CSM_T(add)
 #define v_sub CSM_T(sub)
 #define v_mul CSM_T(mul)
+#define v_div CSM_T(div)
+#define v_residual CSM_T(residual)
 #define v_fma CSM_T(fma)
 #define v_max CSM_T(max)
 #define v_exp CSM_T(exp)
@@ -153,27 +155,13 @@ CSM_INLINE void csm_fold_lanes(const csm_real *a, ptrdiff_t step, v_f64 *hi, v_f
     *hi = s[0];
 }
 
-/* a - b c, rounded once: exact where b is the rounded quotient of a and c (T. J. Dekker, doi:10.1007/BF01397083) */
-CSM_INLINE v_f64 csm_residual_lanes(v_f64 a, v_f64 b, v_f64 c) {
-#if defined(CSM_SSE2) || defined(CSM_SCALAR)
-    const v_f64 split = set1_f64(0x1p27 + 1), product = mul_f64(b, c);
-    const v_f64 bs = mul_f64(b, split), bh = sub_f64(bs, sub_f64(bs, b)), bl = sub_f64(b, bh);
-    const v_f64 cs = mul_f64(c, split), ch = sub_f64(cs, sub_f64(cs, c)), cl = sub_f64(c, ch);
-    const v_f64 e1 = sub_f64(product, mul_f64(bh, ch)), e2 = sub_f64(e1, mul_f64(bl, ch));
-    const v_f64 e3 = sub_f64(e2, mul_f64(bh, cl)), lost = sub_f64(mul_f64(bl, cl), e3);
-    return sub_f64(sub_f64(a, product), lost);
-#else
-    return fnma_f64(b, c, a);
-#endif
-}
-
 CSM_INLINE void csm_quotient_lanes(v_f64 a, v_f64 b, v_f64 rest, v_f64 *hi, v_f64 *lo) {
     *hi = div_f64(a, b);
 #if CSM_BITS == 32
     (void)rest;
     *lo = set1_f64(0);
 #else
-    *lo = csm_finite_lanes(div_f64(sub_f64(csm_residual_lanes(a, *hi, b), mul_f64(*hi, rest)), b));
+    *lo = csm_finite_lanes(div_f64(sub_f64(residual_f64(a, *hi, b), mul_f64(*hi, rest)), b));
 #endif
 }
 

@@ -467,6 +467,24 @@ CSM_TAIL(f32, float)
 CSM_TAIL(f64, double)
 #endif
 
+/* a - b c, rounded once: exact where b is the rounded quotient of a and c (T. J. Dekker, doi:10.1007/BF01397083) */
+#if defined(CSM_SSE2) || defined(CSM_SCALAR)
+#define CSM_RESIDUAL(T, splitter)                                                                            \
+    CSM_INLINE v_##T residual_##T(v_##T a, v_##T b, v_##T c) {                                               \
+        const v_##T split = set1_##T(splitter), product = mul_##T(b, c);                                     \
+        const v_##T bs = mul_##T(b, split), bh = sub_##T(bs, sub_##T(bs, b)), bl = sub_##T(b, bh);           \
+        const v_##T cs = mul_##T(c, split), ch = sub_##T(cs, sub_##T(cs, c)), cl = sub_##T(c, ch);           \
+        const v_##T e1 = sub_##T(product, mul_##T(bh, ch)), e2 = sub_##T(e1, mul_##T(bl, ch));               \
+        const v_##T e3 = sub_##T(e2, mul_##T(bh, cl)), lost = sub_##T(mul_##T(bl, cl), e3);                  \
+        return sub_##T(sub_##T(a, product), lost);                                                           \
+    }
+CSM_RESIDUAL(f32, 0x1p12f + 1)
+CSM_RESIDUAL(f64, 0x1p27 + 1)
+#else
+CSM_INLINE v_f32 residual_f32(v_f32 a, v_f32 b, v_f32 c) { return fnma_f32(b, c, a); }
+CSM_INLINE v_f64 residual_f64(v_f64 a, v_f64 b, v_f64 c) { return fnma_f64(b, c, a); }
+#endif
+
 #if !defined(CSM_X86)
 #define CSM_HORIZONTAL(T, R, name)                                                                           \
     CSM_INLINE R h##name##_##T(v_##T a) {                                                                    \

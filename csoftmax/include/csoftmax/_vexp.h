@@ -140,12 +140,12 @@ CSM_HORNER(f64, double)
         exp_shift_##T(m, &magic, &center);                                                                   \
         return (csm_shift_##T){set1_##T(m), set1_##T(magic), set1_##T(center)};                              \
     }                                                                                                        \
-    /* d = x - maximum, or that over the temperature; far: x is not looked at */                             \
+    /* d = x - maximum, or that over the temperature; far: x is what the rounding of d lost */               \
     CSM_INLINE v_##T exp_##T(v_##T x, v_##T d, csm_shift_##T s, const int far_off) {                         \
         const v_##T z = fma_##T(d, set1_##T((R)EXP_LOG2E), set1_##T((R)EXP_MAGIC_##T));                      \
         const v_##T k = sub_##T(z, far_off ? set1_##T((R)EXP_MAGIC_##T) : s.magic);                          \
         const v_##T r = fnma_##T(k, set1_##T(EXP_LN2_HI_##T), far_off ? d : x);                              \
-        const v_##T g = far_off ? r : sub_##T(r, s.center);                                                  \
+        const v_##T g = far_off ? add_##T(r, x) : sub_##T(r, s.center);                                      \
         const v_##T f = fnma_##T(k, set1_##T(EXP_LN2_LO_##T), g);                                            \
         const v_##T q = EXP_REFINE_##T(fma_##T(mul_##T(f, f), EXP_H_##T(f), f), z);                          \
         const v_##T p = csm_power_##T(z);                                                                    \
