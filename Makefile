@@ -16,7 +16,7 @@ docs:  ## the site, in docs/_build/html, warnings being errors
 	PYTHONPATH=. $(PYTHON) -m sphinx -EnqW --keep-going docs docs/_build/html
 
 speed:  ## measure the plot of the documentation's first page (on a quiet machine)
-	PYTHONPATH=. $(PYTHON) -m csoftmax bench --plot docs/_static/speed.svg
+	PYTHONPATH=. $(PYTHON) -m csoftmax bench --plot docs/_static/speed.png
 
 test:  ## the tests, at every ISA level this CPU has
 	$(PYTHON) -m pytest

@@ -22,6 +22,15 @@ def pytest_addoption(parser):
     parser.addoption("--scale", choices=sizes, default="quick", help="size of tests/trust")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Deselect, visibly, what only the nightly size runs."""
+    if config.getoption("--scale") == "nightly":
+        return
+    left_out = [item for item in items if item.get_closest_marker("nightly")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_report_header():
     """Say which levels ran, so that none is ever left out in silence."""
     absent = ", ".join(sorted(set(ALL_LEVELS) - set(LEVELS))) or "none"

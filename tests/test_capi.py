@@ -262,7 +262,7 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
 def test_which_rows_need_the_heap():
     """As csoftmax.h says it; without memory to be had, the status says so."""
     here = Path(__file__).parent

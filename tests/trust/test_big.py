@@ -18,13 +18,6 @@ BEYOND = 2**31 + 7
 BILLIONS = {"quick": 2**26, "short": 2**32 + 3, "nightly": 2**33}
 
 
-@pytest.fixture
-def nightly(scale):
-    """A test that needs 4 GiB, and minutes."""
-    if scale != "nightly":
-        pytest.skip("needs 4 GiB and minutes: --scale=nightly")
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_logsumexp_of_a_row_that_is_one_number_broadcast(dtype, scale, tally):
     n = BILLIONS[scale]
@@ -50,7 +43,7 @@ def test_cross_entropy_of_many_rows_that_are_one_row_broadcast(scale, tally):
     tally({"elements": rows * 1024})
 
 
-@pytest.mark.usefixtures("nightly")
+@pytest.mark.nightly  # 4 GiB, and minutes
 def test_one_row_beyond_31_bits_in_place(tally):
     peaks = [0, 12345, 2**31 - 1, 2**31, BEYOND - 1]
     x = np.full(BEYOND, -20, "float16")
@@ -62,7 +55,7 @@ def test_one_row_beyond_31_bits_in_place(tally):
     tally({"elements": BEYOND})
 
 
-@pytest.mark.usefixtures("nightly")
+@pytest.mark.nightly  # 4 GiB, and minutes
 @pytest.mark.parametrize("axis", [-1, 0])
 def test_many_rows_beyond_31_bits_in_place(axis, tally):
     rows, n = BEYOND // 1024 + 2, 1024
