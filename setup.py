@@ -81,7 +81,7 @@ def extensions():
         )
 
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
-    for name in ("_dispatch", "_core", "_plan", "_capi"):
+    for name in ("_dispatch", "_core", "_walk", "_plan", "_capi"):
         yield extension(name, [f"csoftmax/{name}.pyx"])
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
     for name in ("_forward", "_derivative"):

@@ -16,6 +16,7 @@ from csoftmax._job cimport (
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
     SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch,
 )
+from csoftmax._walk cimport find_walk, item_size
 
 cdef extern from "csoftmax/_storage.h":
     enum:
@@ -38,8 +39,6 @@ cdef enum:
     SMALL_STACK = 16384       # scratch of short rows
     LARGE_STACK = 131072      # and of long ones: a thread's stack may be as small as 512 KiB
     TILE_BYTES = 32768        # of a tile of columns that is copied to scratch
-    NARROW = 4                # fewer columns than this are gathered as rows
-    STREAM_BYTES = 33554432   # larger results are stored past the caches
 
 
 # --------------------------------------------------------------------------------------------------- a job
@@ -63,10 +62,6 @@ cdef inline int begin(Job *job, int operation, Py_ssize_t rows, Py_ssize_t n, do
     job.x.data = job.p.data = job.y.data = job.mask.data = NULL
     job.target.data = job.upstream.data = job.row_loss.data = NULL
     return CSM_OK
-
-
-cdef inline Py_ssize_t item_size(int storage) noexcept nogil:
-    return 2 if storage <= CSM_BF16 else (4 if storage == CSM_F32 else 8)
 
 
 cdef inline void set_operand(Operand *o, int storage, const void *data, Py_ssize_t row,
@@ -134,47 +129,6 @@ cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
     return run(&job, storage == CSM_F64)
 
 
-# ----------------------------------------------------------------------------------------------- its walk
-
-cdef inline bint is_real(const Operand *o, int storage, Py_ssize_t size) noexcept nogil:
-    return o.data == NULL or (o.storage == storage and <uintptr_t> o.data & (size - 1) == 0)
-
-
-cdef inline bint unit_step(const Operand *o) noexcept nogil:
-    return o.data == NULL or o.axis[0] == item_size(o.storage)
-
-
-cdef inline bint unit_row(const Operand *o) noexcept nogil:
-    return o.data == NULL or o.batch[0] == item_size(o.storage)
-
-
-cdef inline void find_walk(Job *job, bint wide) noexcept nogil:
-    cdef int storage = CSM_F64 if wide else CSM_F32
-    cdef Py_ssize_t size = item_size(storage), line, width
-    job.direct = is_real(&job.x, storage, size) and is_real(&job.p, storage, size) and is_real(&job.y, storage, size)
-    job.walk = ROWS
-    job.width = 1
-    job.staged = False
-    job.units = job.rows
-    job.stream = False
-    if job.n == 1 or (unit_step(&job.x) and unit_step(&job.p) and (job.operation == LOGSUMEXP or unit_step(&job.y))):
-        job.stream = (job.rows * job.n * size >= STREAM_BYTES and job.operation != LOGSUMEXP
-                      and job.y.data != NULL)
-    elif job.rows >= NARROW and unit_row(&job.x) and unit_row(&job.p) and unit_row(&job.y):
-        job.walk = COLUMNS
-        line = 64 // size
-        width = TILE_BYTES // (job.n * size) // line * line
-        job.staged = width >= 4 * line or not job.direct
-        if not job.staged or width > 8 * line:
-            width = 8 * line
-        if width < line:
-            width = line
-        job.width = width if width < job.rows else job.rows
-        job.units = (job.rows + job.width - 1) // job.width
-    else:
-        job.direct = False
-
-
 # ------------------------------------------------------------------------------------------------- its run
 
 cdef inline char *aligned(char *p) noexcept nogil:
@@ -187,7 +141,7 @@ cdef inline int run(Job *job, bint wide) noexcept nogil:
     cdef Py_ssize_t size
     if job.rows == 0 or job.n == 0:
         return CSM_OK
-    find_walk(job, wide)
+    find_walk(job, wide, 1, TILE_BYTES)
     size = kernels.scratch_bytes(job)
     if size > SMALL_STACK:
         return run_long(job, kernels, size)

@@ -29,6 +29,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
         pass
     enum:
         VL, NV, LANES, BLOCK, SUBBLOCK, SHORT, STEP, FUSED, VL64
+        EXP_ROW, EXP_LANES, EXP_FAR
     const double EXP_SCALE
     const double TINY_SCALE "CSM_TINY_SCALE"
     const double FACTOR_SCALE "CSM_FACTOR_SCALE"
@@ -49,7 +50,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
         vec maximum
         vec magic
         vec center
-    vec v_exp(vec x, vec d, shift_t, bint far) noexcept     # exp(d) * EXP_SCALE, d = x - maximum
+    vec v_exp(vec x, vec d, shift_t, int how) noexcept      # exp(d) * EXP_SCALE, d = x - maximum
     shift_t v_exp_shift_row(real) noexcept
     void v_exp_shift(real, real *, real *) noexcept
     void v_exp_shift_lanes(vec, vec *, vec *) noexcept
@@ -69,8 +70,14 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     vec v_select_lt(vec, vec, vec, vec) noexcept
     real v_hadd(vec) noexcept
     real v_hmax(vec) noexcept
-    vec v_hadd_rows(const vec *) noexcept
-    vec v_hmax_rows(const vec *) noexcept
+    void v_hpair(vec, real *, real *) noexcept
+    void v_hpair_rows(const vec *, vec *, vec *) noexcept
+    enum:
+        QUAD "CSM_QUAD"
+    void v_quads_in(const real *, Py_ssize_t, Py_ssize_t, vec *) noexcept
+    void v_quads_out(real *, Py_ssize_t, Py_ssize_t, vec *) noexcept
+    void join_pair "csm_join_pair"(real, real, double *, double *) noexcept
+    void join_pair_lanes "csm_join_pair_lanes"(const real *, const real *, v_f64 *, v_f64 *) noexcept
     v_f64 load_f64(const double *) noexcept
     v_f64 load_n_f64(const double *, Py_ssize_t, double) noexcept
     void store_f64(double *, v_f64) noexcept
@@ -83,7 +90,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     v_f64 set1_f64(double) noexcept
     ctypedef struct shift_f64 "csm_shift_f64":
         pass
-    v_f64 exp_f64(v_f64, v_f64, shift_f64, bint) noexcept
+    v_f64 exp_f64(v_f64, v_f64, shift_f64, int) noexcept
     shift_f64 exp_shift_row_f64(double) noexcept
     v_f64 log1p_f64(v_f64) noexcept
     const double EXP_SCALE_f64
@@ -103,5 +110,6 @@ include "_kernel_block.pxi"
 include "_kernel_lanes.pxi"
 include "_kernel_rows.pxi"
 include "_kernel_columns.pxi"
+include "_kernel_packed.pxi"
 include "_kernel_loss.pxi"
 include "_kernel_run.pxi"

@@ -166,18 +166,19 @@ cdef inline void exp_step(vec x, const shift_t *shift, double t, real *e, vec *t
     cdef vec d, lost
     if far:
         d = over_temperature(x, shift.maximum, t, &lost)
-        gather_sums(v_exp(lost, d, shift[0], True), d, e, total, ties, keep, split)
+        gather_sums(v_exp(lost, d, shift[0], EXP_FAR), d, e, total, ties, keep, split)
     else:
         d = v_sub(x, shift.maximum)
-        gather_sums(v_exp(x, d, shift[0], False), d, e, total, ties, keep, split)
+        gather_sums(v_exp(x, d, shift[0], EXP_ROW), d, e, total, ties, keep, split)
 
 
 cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *low) noexcept nogil:
     cdef real lanes[LANES]
+    cdef real first, second
     cdef Py_ssize_t j
     if n <= SHORT:
-        high[0] = v_hadd(fold_add(a))
-        low[0] = 0
+        v_hpair(fold_add(a), &first, &second)
+        join_pair(first, second, high, low)
     else:
         for j in range(NV):
             v_store(lanes + j * VL, a[j])
@@ -294,7 +295,7 @@ cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, dou
         for j in range(count):
             d[j] = (stats[STATS * (b + j)] - top) / t
         v = load_n_f64(d, count, 0)
-        store_n_f64(d, count, exp_f64(set1_f64(0), v, none, True))
+        store_n_f64(d, count, exp_f64(set1_f64(0), v, none, EXP_FAR))
         for j in range(count):
             m = stats[STATS * (b + j)]
             # what the rounding of m_b - m lost
@@ -412,7 +413,7 @@ cdef inline void log_run(const real *x, real *y, Py_ssize_t n, real high, real l
 # ------------------------------------------------------------------------------------------- derivatives
 
 cdef inline vec exp_of(vec log_p) noexcept nogil:
-    return v_exp(v_set1(0), log_p, v_exp_shift_row(0), True)
+    return v_exp(v_set1(0), log_p, v_exp_shift_row(0), EXP_FAR)
 
 
 cdef inline vec dot_term(vec g, vec p, vec sum, const int operation) noexcept nogil:

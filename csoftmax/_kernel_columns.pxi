@@ -197,11 +197,11 @@ cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double
         shift.center = v_sub(shift.center, lost)
     else:
         d[0] = v_sub(x, shift.maximum)
-    return v_exp(x, d[0], shift, False)
+    return v_exp(x, d[0], shift, EXP_LANES)
 
 
-cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t begin,
-                             Py_ssize_t end, Py_ssize_t c, const int operation, const bint far,
+cdef inline void column_lane(const Tile *t, const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c,
+                             double temperature, const int operation, const bint far,
                              const bint keep) noexcept nogil:
     # what rows begin, begin + LANES, ... of a block add to one accumulator of a vector of columns
     cdef bint split = operation != SOFTMAX and not is_derivative(operation)
@@ -220,7 +220,7 @@ cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_,
             part = dot_term(load_columns(x, left, 0), load_columns(from_.p + i * from_.p_step + c, left, 0), part,
                             operation)
         else:
-            a = column_exp(load_columns(x, left, 0), &d, &shift, away, s.t, far)
+            a = column_exp(load_columns(x, left, 0), &d, &shift, away, temperature, far)
             gather_sums(a, d, NULL, &part, &counts, False, split)
             if keep:
                 store_columns(from_.e + i * from_.e_step + c, left, a, False)
@@ -233,24 +233,28 @@ cdef inline void column_lane(const Panel *s, const Tile *t, const Source *from_,
         v_store(ties, counts)
 
 
-cdef inline void column_sums(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t rows,
+cdef inline void column_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature,
                              const int operation, const bint far, const bint keep) noexcept nogil:
+    # LANES accumulators a column, or two halves where the rows are few
     cdef Py_ssize_t begin, end, j, c
     for begin from 0 <= begin < rows by SUBBLOCK:
         end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
         for j in range(begin, begin + LANES if end - begin > LANES else end):
             for c from 0 <= c < t.across by VL:
-                column_lane(s, t, from_, j, end, c, operation, far, keep)
+                column_lane(t, from_, j, end, c, temperature, operation, far, keep)
     if rows <= SHORT:
-        fold_columns(t.total, t.across, rows)
+        fold_columns(t.total, t.across, rows, 2)
+        if rows == 1:
+            for c from 0 <= c < t.across by VL:
+                v_store(t.total + t.across + c, v_set1(0))
     if operation != SOFTMAX and not is_derivative(operation):
-        fold_columns(t.ties, t.across, rows)
+        fold_columns(t.ties, t.across, rows, 1)
 
 
-cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t filled) noexcept nogil:
-    # LANES accumulators a column to one, by halving; only the first "filled" were written
+cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t filled, const Py_ssize_t left) noexcept nogil:
+    # LANES accumulators a column to "left" of them, by halving; only the first "filled" were written
     cdef Py_ssize_t half = LANES // 2, i, c
-    while half > 0:
+    while half >= left:
         for i in range(half if half < filled - half else filled - half):
             for c from 0 <= c < across by VL:
                 v_store(a + i * across + c,
@@ -260,8 +264,7 @@ cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t filled) noe
 
 cdef inline void column_total(const Tile *t, Py_ssize_t c, Py_ssize_t rows, v_f64 *high, v_f64 *low) noexcept nogil:
     if rows <= SHORT:
-        high[0] = v_widen(t.total + c)
-        low[0] = set1_f64(0)
+        join_pair_lanes(t.total + c, t.total + t.across + c, high, low)
     else:
         fold_lanes(t.total + c, t.across, high, low)
 
@@ -445,14 +448,14 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, const int op
         t.far = shift_lanes(t.maxima, t.across, s.t, t.origin, t.away, t.magic, t.center)
         if exps_wait(s, operation) and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
             if t.far:
-                column_sums(s, &t, &from_, rows, operation, True, True)
+                column_sums(&t, &from_, rows, s.t, operation, True, True)
             else:
-                column_sums(s, &t, &from_, rows, operation, False, True)
+                column_sums(&t, &from_, rows, s.t, operation, False, True)
         else:
             if t.far:
-                column_sums(s, &t, &from_, rows, operation, True, False)
+                column_sums(&t, &from_, rows, s.t, operation, True, False)
             else:
-                column_sums(s, &t, &from_, rows, operation, False, False)
+                column_sums(&t, &from_, rows, s.t, operation, False, False)
         if blocks > 1:
             keep_stats(s, &t, b, operation != SOFTMAX)
     if blocks > 1:
@@ -484,7 +487,7 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
         if s.staged:
             stage_panel(s.x + b * BLOCK * s.x_step, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
             stage_panel(s.p + b * BLOCK * s.p_step, s.p_step, s.width, rows, from_.p, t.across, t.maxima)
-        column_sums(s, &t, &from_, rows, operation, False, False)
+        column_sums(&t, &from_, rows, s.t, operation, False, False)
         for c from 0 <= c < t.across by VL64:
             column_total(&t, c, rows, &high, &low)
             store_f64(t.top + c, add_f64(load_f64(t.top + c), add_f64(high, low)))

@@ -29,147 +29,6 @@ cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t b) noexcept nogil:
     return BLOCK if n - b * BLOCK > BLOCK else n - b * BLOCK
 
 
-# ------------------------------------------------------------------------------------------ short rows
-
-cdef struct Short:
-    # of VL rows, one a lane
-    real maxima[VL]
-    real origin[VL]
-    real away[VL]
-    real magic[VL]
-    real center[VL]
-    real sums[VL]
-    real ties[VL]
-    real high[VL]
-    real low[VL]
-    real after[VL]
-    bint tiny
-
-
-cdef inline void short_rows(const Strip *s, real *tile, const int operation) noexcept nogil:
-    # VL rows at a time: what there is to do once a row is done for all of them together, one row a lane.
-    cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
-    cdef bint split = operation != SOFTMAX
-    cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, pitch = padded(n)
-    cdef Py_ssize_t first, count, r, v
-    cdef const real *x
-    cdef vec rows[VL]
-    cdef vec counts[VL]
-    cdef vec top
-    cdef shift_t shift
-    cdef Short a
-    for first from 0 <= first < s.rows by VL:
-        count = s.rows - first if s.rows - first < VL else VL
-        for r in range(VL):
-            x = s.x + (first + (r if r < count else 0)) * s.x_pitch
-            top = v_load_n(x + whole * VL, tail, -INFINITY)
-            for v in range(whole):
-                top = v_max(v_load(x + v * VL), top)
-            rows[r] = top
-        v_store(a.maxima, v_hmax_rows(rows))
-        if shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center):
-            for r in range(VL):
-                x = s.x + (first + (r if r < count else 0)) * s.x_pitch
-                shift = v_exp_shift_row(a.origin[r])
-                if s.t == 1 and v_exp_near(a.origin[r]):
-                    short_exp(x, whole, tail, shift, 1, tile + r * pitch, rows + r, counts + r, False, keep, split)
-                else:
-                    short_exp(x, whole, tail, shift, s.t, tile + r * pitch, rows + r, counts + r, True,
-                              keep, split)
-        else:
-            for r in range(VL):
-                x = s.x + (first + (r if r < count else 0)) * s.x_pitch
-                shift.maximum = v_set1(a.origin[r])
-                shift.magic = v_set1(a.magic[r])
-                shift.center = v_set1(a.center[r])
-                short_exp(x, whole, tail, shift, 1, tile + r * pitch, rows + r, counts + r, False, keep, split)
-        v_store(a.sums, v_hadd_rows(rows))
-        if split:
-            v_store(a.ties, v_hadd_rows(counts))
-        if split:
-            short_logs(s, first, count, &a, operation)
-        if keep:
-            short_factors(s, first, count, &a, split)
-            for r in range(count):
-                short_write(s.y + (first + r) * s.y_pitch, tile + r * pitch, whole, tail, v_set1(a.high[r]),
-                            v_set1(a.low[r]), v_set1(a.after[r]), a.tiny)
-
-
-cdef inline void short_exp(const real *x, Py_ssize_t whole, Py_ssize_t tail, shift_t shift, double t, real *e,
-                           vec *total_out, vec *ties_out, const bint far, const bint keep,
-                           const bint split) noexcept nogil:
-    cdef vec total[NV]
-    cdef vec ties[NV]
-    cdef Py_ssize_t v, j
-    for j in range(NV):
-        total[j] = ties[j] = v_set1(0)
-    for v in range(whole):
-        exp_step(v_load(x + v * VL), &shift, t, e + v * VL, &total[v % NV], &ties[v % NV], far, keep, split)
-    exp_step(v_load_n(x + whole * VL, tail, -INFINITY), &shift, t, e + whole * VL, &total[whole % NV],
-             &ties[whole % NV], far, keep, split)
-    total_out[0] = fold_add(total)
-    if split:
-        ties_out[0] = fold_add(ties)
-
-
-cdef inline void short_logs(const Strip *s, Py_ssize_t first, Py_ssize_t count, const Short *a,
-                            const int operation) noexcept nogil:
-    cdef double top[VL]
-    cdef double log_sum[VL]
-    cdef real high[VL]
-    cdef real low[VL]
-    cdef Py_ssize_t r
-    cdef bint finite = all_finite(a.maxima, VL)
-    for r from 0 <= r < VL by VL64:
-        store_f64(top + r, v_widen(a.maxima + r))
-        log_lanes(v_widen(a.sums + r), v_widen(a.ties + r), log_sum + r)
-        split_log_lanes(top + r, log_sum + r, s.inv_t, high + r, low + r)
-    for r in range(count):
-        if not finite:
-            log_sum[r] = settle_log(top[r], (a.ties[r] - <double> 1) + a.sums[r] / EXP_SCALE, log_sum[r],
-                                    top[r] == INFINITY and has_nan(s.x + (first + r) * s.x_pitch, s.n, 1))
-            split_log(top[r], log_sum[r], s.inv_t, high + r, low + r)
-        if operation == LOG_SOFTMAX:
-            log_run(s.x + (first + r) * s.x_pitch, s.y + (first + r) * s.y_pitch, s.n, high[r], low[r],
-                    <real> s.inv_t, False)
-        elif operation == LOGSUMEXP:
-            s.y[(first + r) * s.y_pitch] = <real> (top[r] + log_sum[r])
-        else:
-            s.top[first + r] = top[r]
-            s.log_sum[first + r] = log_sum[r]
-
-
-cdef inline void short_factors(const Strip *s, Py_ssize_t first, Py_ssize_t count, Short *a,
-                               const bint split) noexcept nogil:
-    cdef double coefficient[VL]
-    cdef v_f64 sum, rest
-    cdef Py_ssize_t r
-    a.tiny = False
-    if split:
-        for r in range(VL):
-            coefficient[r] = s.coefficient[first + r] if r < count else 1
-    for r from 0 <= r < VL by VL64:
-        sum = v_widen(a.sums + r)
-        rest = set1_f64(0)
-        if split:
-            two_sum_lanes(mul_f64(v_widen(a.ties + r), set1_f64(EXP_SCALE)), sum, &sum, &rest)
-        if factor_lanes(sum, rest, coefficient + r if split else NULL, a.high + r, a.low + r, a.after + r):
-            a.tiny = True
-
-
-cdef inline void short_write(real *y, const real *e, Py_ssize_t whole, Py_ssize_t tail, vec high, vec low, vec after,
-                             bint tiny) noexcept nogil:
-    cdef Py_ssize_t v
-    cdef vec p
-    for v in range(whole):
-        p = scaled(v_load(e + v * VL), high, low)
-        v_store(y + v * VL, v_mul(p, after) if tiny else p)
-    p = scaled(v_load(e + whole * VL), high, low)
-    v_store_n(y + whole * VL, tail, v_mul(p, after) if tiny else p)
-
-
-# ------------------------------------------------------------------------------------------- longer rows
-
 cdef inline const real *block_at(const Strip *s, Py_ssize_t row, Py_ssize_t b) noexcept nogil:
     return s.x + row * s.x_pitch + b * BLOCK
 
@@ -281,8 +140,8 @@ cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
     cdef vec rows[NV]
     cdef shift_t shift
     cdef vec top = v_set1(-INFINITY), h, l
-    cdef double q, rest
-    cdef real m
+    cdef double sum, lost, q, rest
+    cdef real m, first, second
     cdef Py_ssize_t j
     for j in range(NV):
         rows[j] = v_load_n(x + j * VL, lanes_left(n - j * VL), -INFINITY)
@@ -292,8 +151,10 @@ cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
         return False
     shift = v_exp_shift_row(m)
     for j in range(NV):
-        rows[j] = v_exp(rows[j], v_sub(rows[j], shift.maximum), shift, False)
-    quotient(1, v_hadd(fold_add(rows)), 0, &q, &rest)
+        rows[j] = v_exp(rows[j], v_sub(rows[j], shift.maximum), shift, EXP_ROW)
+    v_hpair(fold_add(rows), &first, &second)
+    join_pair(first, second, &sum, &lost)
+    quotient(1, sum, lost, &q, &rest)
     set_factor(q * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)
     for j in range(NV):
         v_store_n(y + j * VL, lanes_left(n - j * VL), scaled(rows[j], h, l))
@@ -303,9 +164,7 @@ cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
 cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
     if operation == SOFTMAX and s.rows == 1 and s.n <= LANES and s.t == 1 and lone_row(s.x, s.y, s.n):
         return
-    if s.n <= SHORT and s.rows > VL // 4:
-        short_rows(s, scratch, operation)
-    elif FUSED and operation == SOFTMAX and in_flight(s.n) == 2 and not s.stream:
+    if FUSED and operation == SOFTMAX and in_flight(s.n) == 2 and not s.stream:
         long_rows(s, scratch, stats, operation, True)
     else:
         long_rows(s, scratch, stats, operation, False)
@@ -335,26 +194,37 @@ cdef inline vec short_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssi
 
 
 cdef inline void short_backward(const Strip *s, const int operation) noexcept nogil:
-    # as short_rows
+    # VL rows at a time, whose sums are folded together
     cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, first, count, r, v, row
     cdef const real *g
     cdef const real *p
     cdef real *y
     cdef vec rows[VL]
-    cdef real dots[VL]
+    cdef vec a, b
+    cdef real halves[2 * VL]
+    cdef double dots[VL]
+    cdef real shifts[VL]
+    cdef v_f64 high, low
     cdef vec d, f = v_set1(gradient_factor(s.inv_t, operation))
     for first from 0 <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
             row = first + (r if r < count else 0)
             rows[r] = short_dot(s.x + row * s.x_pitch, s.p + row * s.p_pitch, whole, tail, operation)
-        v_store(dots, v_mul(v_hadd_rows(rows), v_set1(gradient_dot(1, operation))))
+        v_hpair_rows(rows, &a, &b)
+        v_store(halves, a)
+        v_store(halves + VL, b)
+        for r from 0 <= r < VL by VL64:
+            join_pair_lanes(halves + r, halves + VL + r, &high, &low)
+            store_f64(dots + r, add_f64(high, low))
+        for r in range(VL):
+            shifts[r] = gradient_dot(dots[r], operation)
         for r in range(count):
             row = first + r
             g = s.x + row * s.x_pitch
             p = s.p + row * s.p_pitch
             y = s.y + row * s.y_pitch
-            d = v_set1(dots[r])
+            d = v_set1(shifts[r])
             for v in range(whole):
                 v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), d, f, operation))
             v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0),
@@ -371,11 +241,14 @@ cdef inline void backward_rows(const Strip *s, const int operation) noexcept nog
     for row in range(s.rows):
         g = s.x + row * s.x_pitch
         p = s.p + row * s.p_pitch
-        gradient_run(g, p, s.y + row * s.y_pitch, s.n, row_dot(g, p, s.y + row * s.y_pitch, s.n, operation), s.inv_t, operation, s.stream)
+        gradient_run(g, p, s.y + row * s.y_pitch, s.n, row_dot(g, p, s.y + row * s.y_pitch, s.n, operation), s.inv_t,
+                     operation, s.stream)
 
 
 cdef void run_strip(const Strip *s, real *scratch, double *stats, int operation) noexcept nogil:
-    if operation == SOFTMAX:
+    if is_packed(s.n, s.rows) and not is_derivative(operation):
+        run_packed(s, scratch, operation)
+    elif operation == SOFTMAX:
         forward_rows(s, scratch, stats, SOFTMAX)
     elif operation == LOG_SOFTMAX:
         forward_rows(s, scratch, stats, LOG_SOFTMAX)

@@ -107,7 +107,8 @@ cdef inline Py_ssize_t stage_rows(const Job *job) noexcept nogil:
 
 
 cdef inline Py_ssize_t exp_reals(Py_ssize_t n) noexcept nogil:
-    return in_flight(n) * padded(n) if n > SHORT else VL * padded(n) + LANES
+    # what run_strip works in
+    return in_flight(n) * padded(n) if n > SHORT else groups_of(n) * VL * padded(n)
 
 
 cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:

@@ -11,13 +11,14 @@ from numpy.lib.array_utils import normalize_axis_tuple
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isfinite
-from libc.stdint cimport INT64_MIN, uintptr_t
+from libc.stdint cimport INT64_MIN
 
 from csoftmax cimport _core
 from csoftmax._job cimport (
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS,
     SOFTMAX, SOFTMAX_GRAD, Job, Operand, loss_chunk,
 )
+from csoftmax._walk cimport find_walk, streams
 
 cnp.import_array()
 
@@ -28,16 +29,8 @@ cdef extern from "csoftmax/_storage.h":
     long long load_index "csm_load_index"(int, const char *) nogil
 
 cdef enum:
-    TILE_BYTES = 262144           # of a tile of columns that is copied to scratch ...
-    TILE_LEAST_BYTES = 1024       # ... which one row of it must reach, ...
-    TILE_MOST_BYTES = 2048        # ... and need not exceed; no power of two, for the caches' sake
-    SWEEP_ROW_BYTES = 8128        # of one row of a tile that is not copied
-    SWEEP_ELEMENTS = 8388608      # of all of such a tile
+    TILE_BYTES = 262144           # of a tile of columns that is copied to scratch
     LISTEN = 1048576              # targets that are checked before Ctrl-C is heard
-    NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
-
-# Results from this size on are stored past the caches: they would not stay in them.
-cdef Py_ssize_t stream_bytes = 32 << 20
 
 OPERATIONS = {
     "softmax": SOFTMAX,
@@ -286,132 +279,17 @@ cdef int add_dimension(Operand **into, list strides, int count, int d, Py_ssize_
     return 0
 
 
-cdef bint real_operand(const Operand *o, Py_ssize_t size) noexcept:
-    return o.data == NULL or (o.storage == (CSM_F64 if size == 8 else CSM_F32) and <uintptr_t> o.data % size == 0)
-
-
-cdef bint unit_axis(const Operand *o, Py_ssize_t n) noexcept:
-    return o.data == NULL or n == 1 or o.axis[0] == item_size(o)
-
-
-cdef Py_ssize_t item_size(const Operand *o) noexcept:
-    cdef int kind = o.storage & ~CSM_SWAPPED
-    if kind == CSM_F16 or kind == CSM_BF16 or kind == CSM_I16 or kind == CSM_U16:
-        return 2
-    if kind == CSM_F32 or kind == CSM_I32 or kind == CSM_U32:
-        return 4
-    if kind == CSM_B1 or kind == CSM_I8 or kind == CSM_U8:
-        return 1
-    return 8
-
-
-cdef bint aligned_strides(const Job *job, const Operand *o, Py_ssize_t size) noexcept:
-    cdef int d
-    if o.data == NULL:
-        return True
-    for d in range(job.batch_ndim):
-        if o.batch[d] % size:
-            return False
-    for d in range(job.axis_ndim):
-        if o.axis[d] % size:
-            return False
-    return True
-
-
-cdef int find_walk(Job *job, bint wide) except -1:
-    """Decides, from the job's shape and strides, how the kernels walk: the one place where a regime is chosen.
-
-    Rows with unit stride are walked as rows. Where the axis is strided but a batch dimension has unit stride,
-    tiles of neighbouring columns are walked down the axis. All else is staged, row by row. Short rows, and rows
-    that are worked on by blocks, are told apart by the rows' length alone (kernels, core).
-    """
-    cdef Py_ssize_t size = 8 if wide else 4, inner
-    cdef bint reduces = job.operation == LOGSUMEXP
-    cdef int d
-    job.direct = (real_operand(&job.x, size) and real_operand(&job.p, size) and real_operand(&job.y, size)
-                  and job.mask.data == NULL and aligned_strides(job, &job.x, size)
-                  and aligned_strides(job, &job.p, size) and aligned_strides(job, &job.y, size))
-    job.walk = ROWS
-    job.width = 1
-    job.staged = False
-    job.units = job.rows
-    if job.axis_ndim > 1 or not (unit_axis(&job.x, job.n) and unit_axis(&job.p, job.n)
-                                 and (reduces or unit_axis(&job.y, job.n))):
-        d = unit_dimension(job, reduces) if job.axis_ndim == 1 else -1
-        if d >= 0 and job.batch_shape[d] >= NARROW:
-            job.walk = COLUMNS
-            make_last(job, d)
-            inner = job.batch_shape[job.batch_ndim - 1]
-            set_width(job, inner, size)
-            job.units = job.rows // inner * ((inner + job.width - 1) // job.width)
-        else:
-            job.direct = False
-    job.stream = job.y.data != NULL and not reduces and job.rows * job.n * size >= stream_bytes
-    if job.stream and job.walk == COLUMNS:
-        job.stream = job.direct and <uintptr_t> job.y.data % 64 == 0 and job.y.axis[0] % 64 == 0
-        for d in range(job.batch_ndim - 1):
-            job.stream = job.stream and job.y.batch[d] % 64 == 0
-    return 0
-
-
-cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size) noexcept:
-    """How wide the tiles are, and whether they are copied to scratch: if they fit there at a width worth reading."""
-    cdef Py_ssize_t line = 64 // size, operands = 2 if job.p.data != NULL else 1, share, threads
-    cdef Py_ssize_t fits = TILE_BYTES // (operands * job.n * size) // line * line
-    job.staged = fits >= min(TILE_LEAST_BYTES // size, inner) or not job.direct
-    if job.staged:
-        job.width = max(line, min(fits, TILE_MOST_BYTES // size))
-    else:
-        # whoever waits for Ctrl-C waits for a tile
-        job.width = max(line, min(SWEEP_ROW_BYTES // size, SWEEP_ELEMENTS // job.n // line * line))
-    if job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD:
-        # losses are summed by tiles, which no thread count may move
-        job.width = min(job.width, TILE_LEAST_BYTES // size)
-    else:
-        # no thread should be without work
-        threads = _core.effective_threads()
-        share = job.rows // threads
-        if job.rows // inner < threads and job.width > share:
-            job.width = max(line, share // line * line)
-    job.width = min(job.width, inner)
-
-
-cdef int unit_dimension(const Job *job, bint reduces) noexcept:
-    cdef int d
-    for d in range(job.batch_ndim - 1, -1, -1):
-        if (job.x.batch[d] == item_size(&job.x)
-                and (job.p.data == NULL or job.p.batch[d] == item_size(&job.p))
-                and (job.y.data == NULL or job.y.batch[d] == item_size(&job.y))):
-            return d
-    return -1
-
-
-cdef void make_last(Job *job, int d) noexcept:
-    cdef int i, last = job.batch_ndim - 1
-    cdef Operand *o
-    cdef Operand *operands[7]
-    cdef Py_ssize_t size = job.batch_shape[d], stride
-    operands[:] = [&job.x, &job.p, &job.y, &job.mask, &job.target, &job.upstream, &job.row_loss]
-    for i in range(d, last):
-        job.batch_shape[i] = job.batch_shape[i + 1]
-    job.batch_shape[last] = size
-    for o in operands[:7]:
-        stride = o.batch[d]
-        for i in range(d, last):
-            o.batch[i] = o.batch[i + 1]
-        o.batch[last] = stride
-
-
 # --------------------------------------------------------------------------------------------- operations
 
 cdef bint plain(object a, int *number) noexcept:
-    """An exact, native, aligned, C-contiguous float32 or float64 ndarray with at least one axis and element."""
+    """An exact, native, aligned, C-contiguous float32 or float64 ndarray, whose last axis is worth walking along."""
     if not cnp.PyArray_CheckExact(a):
         return False
     number[0] = cnp.PyArray_TYPE(<cnp.ndarray> a)
     return ((number[0] == cnp.NPY_FLOAT32 or number[0] == cnp.NPY_FLOAT64)
             and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) > 0
-            and cnp.PyArray_SIZE(<cnp.ndarray> a) > 0)
+            and cnp.PyArray_SIZE(<cnp.ndarray> a) > 0
+            and cnp.PyArray_DIM(<cnp.ndarray> a, cnp.PyArray_NDIM(<cnp.ndarray> a) - 1) > 1)
 
 
 cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, double temperature,
@@ -435,7 +313,7 @@ cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.n
         job.p.data = NULL
     else:
         plain_operand(&job.p, p, job.n, size)
-    job.stream = operation != LOGSUMEXP and job.rows * job.n * size >= stream_bytes
+    job.stream = operation != LOGSUMEXP and streams(job.rows * job.n * size)
 
 
 cdef inline void plain_operand(Operand *o, cnp.ndarray a, Py_ssize_t n, Py_ssize_t size) noexcept:
@@ -521,7 +399,7 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
     job.operation = operation
     job.temperature = t
     lay_out(&job, tuple_shape(a), axes, [a, None, y, mask])
-    find_walk(&job, wide)
+    find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
     _core.run(&job, wide)
     return y
 
@@ -565,7 +443,7 @@ def logsumexp(x, axis, where, keepdims, out, dtype):
         job.operation = LOGSUMEXP
         job.temperature = 1
         lay_out(&job, tuple_shape(a), axes, [a, None, reduced(y, tuple_shape(a), axes), mask])
-        find_walk(&job, wide)
+        find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
         _core.run(&job, wide)
     return y if out is not None or y.ndim else y[()]
 
@@ -607,7 +485,7 @@ def backward(int operation, v, output, axis, temperature, out, name):
     job.operation = operation
     job.temperature = t
     lay_out(&job, tuple_shape(p), axes, [g, p, y, None])
-    find_walk(&job, wide)
+    find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
     _core.run(&job, wide)
     return y
 
@@ -672,7 +550,7 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
         None if upstream is None else np.expand_dims(np.broadcast_to(upstream, rest), class_axis),
         None if per_row is None else np.expand_dims(per_row, class_axis),
     ])
-    find_walk(&job, wide)
+    find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
     parts = job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
     partial = np.zeros(0 if reduction == "none" else parts)
     job.partial = <double *> cnp.PyArray_DATA(partial)

@@ -1,6 +1,12 @@
-/* Which ISA levels this CPU and operating system support. */
+/* What this CPU and its operating system support, and what suits them. */
 #ifndef CSOFTMAX_CPU_H
 #define CSOFTMAX_CPU_H
+
+#if defined(__GNUC__)
+#define CSM_UNUSED __attribute__((unused))
+#else
+#define CSM_UNUSED
+#endif
 
 enum { CSM_CPU_AVX2 = 1, CSM_CPU_AVX512 = 2, CSM_CPU_NEON = 4 };
 
@@ -30,7 +36,7 @@ static unsigned csm_xcr0(void) {
 #define CSM_XCR0_256 0x06u
 #define CSM_XCR0_512 0xe6u
 
-static int csm_cpu_levels(void) {
+CSM_UNUSED static int csm_cpu_levels(void) {
     unsigned r[4], features, xcr0;
     int levels = 0;
     csm_cpuid(0, r);
@@ -47,10 +53,20 @@ static int csm_cpu_levels(void) {
         levels |= CSM_CPU_AVX512;
     return levels;
 }
+
+/* Whether stores past the caches pay: a core of AMD's fills its write-combining buffers as fast as memory takes them;
+ * one of Intel's servers does not, and its ordinary stores are a third faster. */
+CSM_UNUSED static int csm_cpu_streams(void) {
+    unsigned r[4];
+    csm_cpuid(0, r);
+    return r[1] == 0x68747541u && r[3] == 0x69746e65u && r[2] == 0x444d4163u; /* AuthenticAMD */
+}
 #elif defined(__aarch64__) || defined(_M_ARM64)
-static int csm_cpu_levels(void) { return CSM_CPU_NEON; }
+CSM_UNUSED static int csm_cpu_levels(void) { return CSM_CPU_NEON; }
+CSM_UNUSED static int csm_cpu_streams(void) { return 0; }
 #else
-static int csm_cpu_levels(void) { return 0; }
+CSM_UNUSED static int csm_cpu_levels(void) { return 0; }
+CSM_UNUSED static int csm_cpu_streams(void) { return 0; }
 #endif
 
 #if defined(__clang__)

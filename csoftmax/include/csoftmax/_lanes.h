@@ -8,6 +8,7 @@
 #ifndef CSOFTMAX_LANES_H
 #define CSOFTMAX_LANES_H
 
+#include "_transpose.h"
 #include "_vexp.h"
 
 #ifndef CSM_BITS
@@ -70,8 +71,10 @@ enum { FUSED = 0 };
 #define v_select_lt CSM_T(select_lt)
 #define v_hadd CSM_T(hadd)
 #define v_hmax CSM_T(hmax)
-#define v_hadd_rows CSM_T(hadd_rows)
-#define v_hmax_rows CSM_T(hmax_rows)
+#define v_hpair CSM_T(hpair)
+#define v_hpair_rows CSM_T(hpair_rows)
+#define v_quads_in CSM_T(csm_quads_in)
+#define v_quads_out CSM_T(csm_quads_out)
 #define EXP_SCALE ((double)CSM_T(EXP_SCALE))
 /* factors of exponentials travel scaled up by this, so that none is subnormal */
 #define CSM_FACTOR_SCALE 0x1p108
@@ -108,6 +111,17 @@ CSM_INLINE void csm_fold(const csm_real *a, double *hi, double *lo) {
 #endif
 }
 
+/* What the two halves of a short sum come to: their addition alone is not rounded to a real. For two classes that
+ * is all there is to round. */
+CSM_INLINE void csm_join_pair(csm_real a, csm_real b, double *hi, double *lo) {
+#if CSM_BITS == 32
+    *hi = (double)a + (double)b;
+    *lo = 0;
+#else
+    csm_two_sum(a, b, hi, lo);
+#endif
+}
+
 /* a / (b + rest) = hi + lo, with what the division lost in lo */
 CSM_INLINE void csm_quotient(double a, double b, double rest, double *hi, double *lo) {
     *hi = a / b;
@@ -134,6 +148,15 @@ CSM_INLINE void csm_two_sum_lanes(v_f64 a, v_f64 b, v_f64 *sum, v_f64 *error) {
     const v_f64 s = add_f64(a, b), t = sub_f64(s, a);
     *error = add_f64(sub_f64(a, sub_f64(s, t)), sub_f64(b, t));
     *sum = s;
+}
+
+CSM_INLINE void csm_join_pair_lanes(const csm_real *a, const csm_real *b, v_f64 *hi, v_f64 *lo) {
+#if CSM_BITS == 32
+    *hi = add_f64(v_widen(a), v_widen(b));
+    *lo = set1_f64(0);
+#else
+    csm_two_sum_lanes(v_widen(a), v_widen(b), hi, lo);
+#endif
 }
 
 /* accumulator i of the rows stands at a + i * step */

@@ -247,7 +247,19 @@ CSM_INTEGER(f64, double, int64_t, epi64)
     }
 CSM_HORIZONTAL_128(add)
 CSM_HORIZONTAL_128(max)
+/* the two halves that hadd adds last */
+CSM_INLINE void hpair_128_f32(__m128 a, float *low, float *high) {
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    *low = _mm_cvtss_f32(a);
+    *high = _mm_cvtss_f32(_mm_shuffle_ps(a, a, 1));
+}
+CSM_INLINE void hpair_128_f64(__m128d a, double *low, double *high) {
+    *low = _mm_cvtsd_f64(a);
+    *high = _mm_cvtsd_f64(_mm_unpackhi_pd(a, a));
+}
 #if defined(CSM_SSE2)
+#define hpair_f32 hpair_128_f32
+#define hpair_f64 hpair_128_f64
 #define CSM_HORIZONTAL(name)                                                                                 \
     CSM_INLINE float h##name##_f32(v_f32 a) { return h##name##_128_f32(a); }                                 \
     CSM_INLINE double h##name##_f64(v_f64 a) { return h##name##_128_f64(a); }
@@ -261,7 +273,15 @@ CSM_HORIZONTAL_128(max)
     }
 CSM_HORIZONTAL_256(add)
 CSM_HORIZONTAL_256(max)
+CSM_INLINE void hpair_256_f32(__m256 a, float *low, float *high) {
+    hpair_128_f32(_mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)), low, high);
+}
+CSM_INLINE void hpair_256_f64(__m256d a, double *low, double *high) {
+    hpair_128_f64(_mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1)), low, high);
+}
 #if defined(CSM_AVX2)
+#define hpair_f32 hpair_256_f32
+#define hpair_f64 hpair_256_f64
 #define CSM_HORIZONTAL(name)                                                                                 \
     CSM_INLINE float h##name##_f32(v_f32 a) { return h##name##_256_f32(a); }                                 \
     CSM_INLINE double h##name##_f64(v_f64 a) { return h##name##_256_f64(a); }
@@ -275,75 +295,79 @@ CSM_HORIZONTAL_256(max)
         return h##name##_256_f64(                                                                            \
             _mm256_##name##_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1)));                    \
     }
+CSM_INLINE void hpair_f32(v_f32 a, float *low, float *high) {
+    hpair_256_f32(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)), low, high);
+}
+CSM_INLINE void hpair_f64(v_f64 a, double *low, double *high) {
+    hpair_256_f64(_mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1)), low, high);
+}
 #endif
 #endif
 CSM_HORIZONTAL(add)
 CSM_HORIZONTAL(max)
 
-/* VL vectors, one a row, reduced at once: lane r of the result is the horizontal reduction of row r, with the
- * same order of operations. */
+/* VL vectors, one a row, reduced at once: lane r of the results is the pair of row r. */
 #if defined(CSM_AVX512)
-#define CSM_ROWWISE(name)                                                                                    \
-    CSM_INLINE v_f32 h##name##_rows_f32(const v_f32 *r) {                                                    \
-        v_f32 a[8], b[4], c[2];                                                                              \
-        for (int i = 0; i < 8; i++)                                                                          \
-            a[i] = _mm512_##name##_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),                    \
-                                      _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));                   \
-        for (int i = 0; i < 4; i++)                                                                          \
-            b[i] = _mm512_##name##_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),                    \
-                                      _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));                   \
-        for (int i = 0; i < 2; i++)                                                                          \
-            c[i] = _mm512_##name##_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),                       \
-                                      _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));                      \
-        c[0] = _mm512_##name##_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd)); \
-        return _mm512_permutexvar_ps(                                                                        \
-            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), c[0]);                  \
-    }                                                                                                        \
-    CSM_INLINE v_f64 h##name##_rows_f64(const v_f64 *r) {                                                    \
-        v_f64 a[4], b[2];                                                                                    \
-        for (int i = 0; i < 4; i++)                                                                          \
-            a[i] = _mm512_##name##_pd(_mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0x44),                    \
-                                      _mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0xee));                   \
-        for (int i = 0; i < 2; i++)                                                                          \
-            b[i] = _mm512_##name##_pd(_mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0x88),                    \
-                                      _mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0xdd));                   \
-        b[0] = _mm512_##name##_pd(_mm512_unpacklo_pd(b[0], b[1]), _mm512_unpackhi_pd(b[0], b[1]));           \
-        return _mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), b[0]);                       \
-    }
+CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
+    v_f32 a[8], b[4], c[2];
+    for (int i = 0; i < 8; i++)
+        a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
+                            _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));
+    for (int i = 0; i < 4; i++)
+        b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),
+                            _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));
+    for (int i = 0; i < 2; i++)
+        c[i] = _mm512_add_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),
+                            _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    *low = _mm512_permutexvar_ps(order, _mm512_shuffle_ps(c[0], c[1], 0x88));
+    *high = _mm512_permutexvar_ps(order, _mm512_shuffle_ps(c[0], c[1], 0xdd));
+}
+CSM_INLINE void hpair_rows_f64(const v_f64 *r, v_f64 *low, v_f64 *high) {
+    v_f64 a[4], b[2];
+    for (int i = 0; i < 4; i++)
+        a[i] = _mm512_add_pd(_mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0x44),
+                            _mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0xee));
+    for (int i = 0; i < 2; i++)
+        b[i] = _mm512_add_pd(_mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0x88),
+                            _mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0xdd));
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    *low = _mm512_permutexvar_pd(order, _mm512_unpacklo_pd(b[0], b[1]));
+    *high = _mm512_permutexvar_pd(order, _mm512_unpackhi_pd(b[0], b[1]));
+}
 #elif defined(CSM_AVX2)
-#define CSM_ROWWISE(name)                                                                                    \
-    CSM_INLINE v_f32 h##name##_rows_f32(const v_f32 *r) {                                                    \
-        v_f32 a[4], b[2];                                                                                    \
-        for (int i = 0; i < 4; i++)                                                                          \
-            a[i] = _mm256_##name##_ps(_mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x20),                  \
-                                      _mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x31));                 \
-        for (int i = 0; i < 2; i++)                                                                          \
-            b[i] = _mm256_##name##_ps(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44),                       \
-                                      _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));                      \
-        b[0] = _mm256_##name##_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd)); \
-        return _mm256_permutevar8x32_ps(b[0], _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));                    \
-    }                                                                                                        \
-    CSM_INLINE v_f64 h##name##_rows_f64(const v_f64 *r) {                                                    \
-        v_f64 a[2];                                                                                          \
-        for (int i = 0; i < 2; i++)                                                                          \
-            a[i] = _mm256_##name##_pd(_mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x20),                  \
-                                      _mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x31));                 \
-        a[0] = _mm256_##name##_pd(_mm256_unpacklo_pd(a[0], a[1]), _mm256_unpackhi_pd(a[0], a[1]));           \
-        return _mm256_permute4x64_pd(a[0], 0xd8);                                                            \
-    }
+CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
+    v_f32 a[4], b[2];
+    for (int i = 0; i < 4; i++)
+        a[i] = _mm256_add_ps(_mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x20),
+                            _mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x31));
+    for (int i = 0; i < 2; i++)
+        b[i] = _mm256_add_ps(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44),
+                            _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    *low = _mm256_permutevar8x32_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), order);
+    *high = _mm256_permutevar8x32_ps(_mm256_shuffle_ps(b[0], b[1], 0xdd), order);
+}
+CSM_INLINE void hpair_rows_f64(const v_f64 *r, v_f64 *low, v_f64 *high) {
+    v_f64 a[2];
+    for (int i = 0; i < 2; i++)
+        a[i] = _mm256_add_pd(_mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x20),
+                            _mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x31));
+    *low = _mm256_permute4x64_pd(_mm256_unpacklo_pd(a[0], a[1]), 0xd8);
+    *high = _mm256_permute4x64_pd(_mm256_unpackhi_pd(a[0], a[1]), 0xd8);
+}
 #else
-#define CSM_ROWWISE(name)                                                                                    \
-    CSM_INLINE v_f32 h##name##_rows_f32(const v_f32 *r) {                                                    \
-        const v_f32 a = _mm_##name##_ps(_mm_shuffle_ps(r[0], r[1], 0x44), _mm_shuffle_ps(r[0], r[1], 0xee)); \
-        const v_f32 b = _mm_##name##_ps(_mm_shuffle_ps(r[2], r[3], 0x44), _mm_shuffle_ps(r[2], r[3], 0xee)); \
-        return _mm_##name##_ps(_mm_shuffle_ps(a, b, 0x88), _mm_shuffle_ps(a, b, 0xdd));                      \
-    }                                                                                                        \
-    CSM_INLINE v_f64 h##name##_rows_f64(const v_f64 *r) {                                                    \
-        return _mm_##name##_pd(_mm_unpacklo_pd(r[0], r[1]), _mm_unpackhi_pd(r[0], r[1]));                    \
-    }
+CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
+    const v_f32 a = _mm_add_ps(_mm_shuffle_ps(r[0], r[1], 0x44), _mm_shuffle_ps(r[0], r[1], 0xee));
+    const v_f32 b = _mm_add_ps(_mm_shuffle_ps(r[2], r[3], 0x44), _mm_shuffle_ps(r[2], r[3], 0xee));
+    *low = _mm_shuffle_ps(a, b, 0x88);
+    *high = _mm_shuffle_ps(a, b, 0xdd);
+}
+CSM_INLINE void hpair_rows_f64(const v_f64 *r, v_f64 *low, v_f64 *high) {
+    *low = _mm_unpacklo_pd(r[0], r[1]);
+    *high = _mm_unpackhi_pd(r[0], r[1]);
+}
 #endif
-CSM_ROWWISE(add)
-CSM_ROWWISE(max)
 
 #endif /* CSM_X86 */
 
@@ -493,11 +517,6 @@ CSM_INLINE v_f64 residual_f64(v_f64 a, v_f64 b, v_f64 c) { return fnma_f64(b, c,
         for (int half = VL_##T / 2; half > 0; half /= 2)                                                     \
             for (int i = 0; i < half; i++) lanes[i] = CSM_SCALAR_##name(lanes[i], lanes[i + half]);          \
         return lanes[0];                                                                                     \
-    }                                                                                                        \
-    CSM_INLINE v_##T h##name##_rows_##T(const v_##T *r) {                                                    \
-        R lanes[VL_##T];                                                                                     \
-        for (int i = 0; i < VL_##T; i++) lanes[i] = h##name##_##T(r[i]);                                     \
-        return load_##T(lanes);                                                                              \
     }
 #define CSM_SCALAR_add(a, b) ((a) + (b))
 #define CSM_SCALAR_max(a, b) ((a) > (b) ? (a) : (b))
@@ -505,6 +524,23 @@ CSM_HORIZONTAL(f32, float, add)
 CSM_HORIZONTAL(f64, double, add)
 CSM_HORIZONTAL(f32, float, max)
 CSM_HORIZONTAL(f64, double, max)
+#define CSM_HPAIR(T, R)                                                                                      \
+    CSM_INLINE void hpair_##T(v_##T a, R *low, R *high) {                                                    \
+        R lanes[VL_##T + 1];                                                                                 \
+        store_##T(lanes, a);                                                                                 \
+        for (int half = VL_##T / 2; half > 1; half /= 2)                                                     \
+            for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];                                      \
+        *low = lanes[0];                                                                                     \
+        *high = VL_##T > 1 ? lanes[1] : 0;                                                                   \
+    }                                                                                                        \
+    CSM_INLINE void hpair_rows_##T(const v_##T *r, v_##T *low, v_##T *high) {                                \
+        R a[VL_##T], b[VL_##T];                                                                              \
+        for (int i = 0; i < VL_##T; i++) hpair_##T(r[i], a + i, b + i);                                      \
+        *low = load_##T(a);                                                                                  \
+        *high = load_##T(b);                                                                                 \
+    }
+CSM_HPAIR(f32, float)
+CSM_HPAIR(f64, double)
 #endif
 
 #endif /* CSOFTMAX_SIMD_H */

@@ -26,6 +26,8 @@ CSM_INLINE v_f64 csm_pattern(uint64_t bits) {
     return set1_f64(x);
 }
 
+/* What a lane's reduction is from: the row's maximum; the maximum of a row of its own; or none, being far off. */
+enum { EXP_ROW, EXP_LANES, EXP_FAR };
 enum { EXP_BIAS_f32 = 24, EXP_BIAS_f64 = 54 };
 #define EXP_SCALE_f32 0x1p24f
 #define EXP_SCALE_f64 0x1p54
@@ -54,12 +56,20 @@ CSM_ALIGN(64) static const uint64_t csm_exp_table_f64[16] = {
     0xfffea09e667f3bcd, 0xfffea11473eb0187, 0xfffeace5422aa0db, 0xfffec49182a3f090,
     0xfffee89f995ad3ad, 0xffff199bdd85529c, 0xffff5818dcfba487, 0xffffa4afa2a490da};
 
-/* what the entries of the double table lack, relative to them */
+/* what the entries lack, relative to them */
+CSM_ALIGN(64) static const float csm_exp_low_f32[16] = {
+    0.0f, 0x1.8d96d4p-25f, -0x1.9c0c22p-27f, 0x1.964904p-25f, 0x1.125002p-25f, 0x1.370be4p-25f,
+    -0x1.0a3550p-25f, -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f, 0x1.a3b5e4p-28f,
+    -0x1.f9c304p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f};
 CSM_ALIGN(64) static const double csm_exp_low_f64[16] = {
     0x0.0p+0, 0x1.79aa65d837b6dp-54, -0x1.01b15eaa59348p-55, 0x1.68efde3a8a894p-54,
     0x1.34d754db0abb6p-55, 0x1.59f48a72a4c6dp-55, 0x1.690cebb7aafb0p-56, 0x1.063e1e21c5409p-54,
     -0x1.3b3efbf5e2228p-54, -0x1.b32dcb94da51dp-56, 0x1.db72fc1f0eab4p-55, 0x1.1affc2b91ce27p-56,
     0x1.c1a7792cb3387p-55, 0x1.36eae30af0cb3p-56, 0x1.4a385a63d07a7p-56, -0x1.ff7128fd391f0p-55};
+
+CSM_INLINE v_f32 csm_power_low_f32(v_f32 z) {
+    return _mm512_permutexvar_ps(_mm512_castps_si512(z), _mm512_load_ps(csm_exp_low_f32));
+}
 
 CSM_INLINE v_f64 csm_power_low_f64(v_f64 z) {
     return _mm512_permutex2var_pd(_mm512_load_pd(csm_exp_low_f64), _mm512_castpd_si512(z),
@@ -79,9 +89,17 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(i, 48), t));
 }
 
-/* in double precision the digits that the table's entries lost are put back */
-#define EXP_REFINE_f32(q, z) (q)
-#define EXP_REFINE_f64(q, z) add_f64(q, csm_power_low_f64(z))
+/* what an entry lacks is put back into the remainder; where a row has one remainder of its maximum for all lanes, the
+ * table can hold their difference */
+#define EXP_LOW_f32(a, z) add_f32(a, csm_power_low_f32(z))
+#define EXP_LOW_f64(a, z) add_f64(a, csm_power_low_f64(z))
+#define EXP_LESS_LOW_f32(a, z) sub_f32(a, csm_power_low_f32(z))
+#define EXP_LESS_LOW_f64(a, z) sub_f64(a, csm_power_low_f64(z))
+#define EXP_ROW_LESS_LOW_f32(a, z)                                                                           \
+    _mm512_permutexvar_ps(_mm512_castps_si512(z), sub_f32(a, _mm512_load_ps(csm_exp_low_f32)))
+#define EXP_ROW_LESS_LOW_f64(a, z)                                                                           \
+    _mm512_permutex2var_pd(sub_f64(a, _mm512_load_pd(csm_exp_low_f64)), _mm512_castpd_si512(z),              \
+                           sub_f64(a, _mm512_load_pd(csm_exp_low_f64 + 8)))
 #define EXP_H_f32(f) fma_f32(f, set1_f32(0x1.5556398c6f960p-3f), set1_f32(0x1.00022022a1c8ap-1f))
 #define EXP_H_f64(f)                                                                                         \
     CSM_HORNER_f64(f, 5, 0x1.6c14c5dfe64a3p-10, 0x1.11123b442993ep-7, 0x1.5555555900631p-5,                  \
@@ -89,8 +107,12 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
 #else
 #define EXP_MAGIC_f32 (0x1.8p23f + 127 + EXP_BIAS_f32)
 #define EXP_MAGIC_f64 (0x1.8p52 + 1023 + EXP_BIAS_f64)
-#define EXP_REFINE_f32(q, z) (q)
-#define EXP_REFINE_f64(q, z) (q)
+#define EXP_LOW_f32(a, z) (a)
+#define EXP_LOW_f64(a, z) (a)
+#define EXP_LESS_LOW_f32(a, z) (a)
+#define EXP_LESS_LOW_f64(a, z) (a)
+#define EXP_ROW_LESS_LOW_f32(a, z) (a)
+#define EXP_ROW_LESS_LOW_f64(a, z) (a)
 #define csm_power_f32(z) bits_shl_f32(z, 23)
 #define csm_power_f64(z) bits_shl_f64(z, 52)
 #define EXP_H_f32(f)                                                                                         \
@@ -140,14 +162,16 @@ CSM_HORNER(f64, double)
         exp_shift_##T(m, &magic, &center);                                                                   \
         return (csm_shift_##T){set1_##T(m), set1_##T(magic), set1_##T(center)};                              \
     }                                                                                                        \
-    /* d = x - maximum, or that over the temperature; far: x is what the rounding of d lost */               \
-    CSM_INLINE v_##T exp_##T(v_##T x, v_##T d, csm_shift_##T s, const int far_off) {                         \
+    /* d = x - maximum, or that over the temperature; EXP_FAR: x is what the rounding of d lost */           \
+    CSM_INLINE v_##T exp_##T(v_##T x, v_##T d, csm_shift_##T s, const int how) {                             \
         const v_##T z = fma_##T(d, set1_##T((R)EXP_LOG2E), set1_##T((R)EXP_MAGIC_##T));                      \
-        const v_##T k = sub_##T(z, far_off ? set1_##T((R)EXP_MAGIC_##T) : s.magic);                          \
-        const v_##T r = fnma_##T(k, set1_##T(EXP_LN2_HI_##T), far_off ? d : x);                              \
-        const v_##T g = far_off ? add_##T(r, x) : sub_##T(r, s.center);                                      \
+        const v_##T k = sub_##T(z, how == EXP_FAR ? set1_##T((R)EXP_MAGIC_##T) : s.magic);                   \
+        const v_##T r = fnma_##T(k, set1_##T(EXP_LN2_HI_##T), how == EXP_FAR ? d : x);                       \
+        const v_##T g = how == EXP_FAR   ? add_##T(r, EXP_LOW_##T(x, z))                                     \
+                        : how == EXP_ROW ? sub_##T(r, EXP_ROW_LESS_LOW_##T(s.center, z))                     \
+                                         : sub_##T(r, EXP_LESS_LOW_##T(s.center, z));                        \
         const v_##T f = fnma_##T(k, set1_##T(EXP_LN2_LO_##T), g);                                            \
-        const v_##T q = EXP_REFINE_##T(fma_##T(mul_##T(f, f), EXP_H_##T(f), f), z);                          \
+        const v_##T q = fma_##T(mul_##T(f, f), EXP_H_##T(f), f);                                             \
         const v_##T p = csm_power_##T(z);                                                                    \
         return keep_##T(d, set1_##T(EXP_MIN_##T), fma_##T(p, q, p));                                         \
     }

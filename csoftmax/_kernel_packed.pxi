@@ -1,0 +1,234 @@
+# Rows too short to fill vectors. VL of them, a group, are transposed into a tile, one row a lane: what there is to do
+# once an element fills its vectors, and what there is to do once a row is done for all of them together. Each step is
+# taken for several groups, as one group is a chain of operations that wait for each other. Accumulator i % LANES takes
+# element i, as in a longer row.
+
+cdef enum:
+    PACKED_LEAST = 4          # fewer rows are not worth it
+    GROUPS = 4                # at a time ...
+    GROUP_REALS = 2048        # ... of so many elements, one group at the least
+
+
+cdef struct Group:
+    # of VL rows, one a lane
+    Py_ssize_t first
+    Py_ssize_t count
+    real *tile
+    bint far                  # some row needs the far reduction
+    bint tiny                 # some row needs "after"
+    real maxima[VL]           # what shift_lanes makes of them follows
+    real origin[VL]
+    real away[VL]
+    real magic[VL]
+    real center[VL]
+    real sums[2 * VL]         # two halves
+    real ties[VL]
+    real high[VL]
+    real low[VL]
+    real after[VL]
+
+
+cdef inline bint is_packed(Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
+    return n <= SHORT and rows >= PACKED_LEAST
+
+
+cdef inline Py_ssize_t groups_of(Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t groups = GROUP_REALS // (n * VL)
+    return GROUPS if groups > GROUPS else (groups if groups > 1 else 1)
+
+
+cdef inline vec keep_quads(const vec *quads, Py_ssize_t count, real *tile, vec top) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(count):
+        v_store(tile + j * VL, quads[j])
+        top = v_max(quads[j], top)
+    return top
+
+
+cdef inline void announce(const real *x, real *y, const bint writes) noexcept nogil:
+    # lines of the rows to come, and of the results: later they are met four elements a row
+    cdef Py_ssize_t j
+    for j in range(QUAD):
+        prefetch(x + j * VL)
+        if writes:
+            prefetch_write(y + j * VL)
+
+
+cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_t n, real *tile, real *y,
+                     const bint writes) noexcept nogil:
+    # element i of the rows to tile + i * VL; their maxima
+    cdef Py_ssize_t i = 0, r
+    cdef vec top = v_set1(-INFINITY)
+    cdef vec quads[QUAD]
+    if rows == VL:
+        while i <= n - QUAD:
+            announce(x + VL * pitch + i * VL, y + i * VL, writes)
+            v_quads_in(x + i, pitch, QUAD, quads)
+            top = keep_quads(quads, QUAD, tile + i * VL, top)
+            i += QUAD
+        if i < n:
+            v_quads_in(x + i, pitch, n - i, quads)
+            top = keep_quads(quads, n - i, tile + i * VL, top)
+        return top
+    for i in range(n):
+        v_store(tile + i * VL, v_set1(0))
+        for r in range(rows):
+            tile[i * VL + r] = x[r * pitch + i]
+        top = v_max(v_load(tile + i * VL), top)
+    return top
+
+
+cdef inline void group_lane(Group *a, Py_ssize_t n, Py_ssize_t first, real *totals, real *ties, const shift_t *shift,
+                            double t, const bint far, const bint keep, const bint split) noexcept nogil:
+    # elements first, first + LANES, ...
+    cdef Py_ssize_t i = first
+    cdef vec e, d, total = v_set1(0), tied = v_set1(0)
+    while i < n:
+        e = column_exp(v_load(a.tile + i * VL), &d, shift, v_load(a.away), t, far)
+        gather_sums(e, d, a.tile + i * VL, &total, &tied, keep, split)
+        i += LANES
+    v_store(totals + first * VL, total)
+    if split:
+        v_store(ties + first * VL, tied)
+
+
+cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint far, const bint keep,
+                            const bint split) noexcept nogil:
+    cdef real totals[LANES * VL]
+    cdef real ties[LANES * VL]
+    cdef shift_t shift
+    cdef Py_ssize_t i, lanes = n if n < LANES else LANES
+    shift.maximum = v_load(a.origin)
+    shift.magic = v_load(a.magic)
+    shift.center = v_load(a.center)
+    for i in range(lanes):
+        group_lane(a, n, i, totals, ties, &shift, t, far, keep, split)
+    fold_columns(totals, VL, n, 2)
+    v_store(a.sums, v_load(totals))
+    v_store(a.sums + VL, v_load(totals + VL) if n > 1 else v_set1(0))
+    if split:
+        fold_columns(ties, VL, n, 1)
+        v_store(a.ties, v_load(ties))
+
+
+cdef inline void group_logs(const Strip *s, Group *a, const int operation) noexcept nogil:
+    cdef double top[VL]
+    cdef double log_sum[VL]
+    cdef v_f64 sum, rest
+    cdef bint nan
+    cdef Py_ssize_t r
+    for r from 0 <= r < VL by VL64:
+        store_f64(top + r, v_widen(a.maxima + r))
+        join_pair_lanes(a.sums + r, a.sums + VL + r, &sum, &rest)
+        log_lanes(sum, v_widen(a.ties + r), log_sum + r)
+        split_log_lanes(top + r, log_sum + r, s.inv_t, a.high + r, a.low + r)
+    if not all_finite(a.maxima, VL):
+        for r in range(a.count):
+            if not -INFINITY < top[r] < INFINITY:
+                nan = has_nan(s.x + (a.first + r) * s.x_pitch, s.n, 1)
+                log_sum[r] = settle_log(top[r], NAN if nan else 0, 0, nan)
+                split_log(top[r], log_sum[r], s.inv_t, a.high + r, a.low + r)
+    for r in range(a.count):
+        if operation == LOGSUMEXP:
+            s.y[(a.first + r) * s.y_pitch] = <real> (top[r] + log_sum[r])
+        elif operation != LOG_SOFTMAX:
+            s.top[a.first + r] = top[r]
+            s.log_sum[a.first + r] = log_sum[r]
+
+
+cdef inline void group_factors(const Strip *s, Group *a, const bint split) noexcept nogil:
+    cdef double coefficient[VL]
+    cdef v_f64 sum, rest, tied
+    cdef Py_ssize_t r
+    if split:
+        for r in range(VL):
+            coefficient[r] = s.coefficient[a.first + r] if r < a.count else 1
+    for r from 0 <= r < VL by VL64:
+        join_pair_lanes(a.sums + r, a.sums + VL + r, &sum, &rest)
+        if split:
+            two_sum_lanes(mul_f64(v_widen(a.ties + r), set1_f64(EXP_SCALE)), sum, &sum, &tied)
+            rest = add_f64(tied, rest)
+        if factor_lanes(sum, rest, coefficient + r if split else NULL, a.high + r, a.low + r, a.after + r):
+            a.tiny = True
+
+
+cdef inline vec group_result(vec a, vec high, vec low, vec inv_t, const int operation) noexcept nogil:
+    # from a logit or an exponential
+    if operation == LOG_SOFTMAX:
+        return v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
+    return scaled(a, high, low)
+
+
+cdef inline void unpack(const Group *a, Py_ssize_t n, real inv_t, real *y, Py_ssize_t pitch,
+                        const int operation) noexcept nogil:
+    cdef Py_ssize_t i = 0, j, r
+    cdef vec high = v_load(a.high), low = v_load(a.low), f = v_set1(inv_t), e
+    cdef vec quads[QUAD]
+    cdef real lanes[VL]
+    if a.count == VL and not a.tiny:
+        while i <= n - QUAD:
+            for j in range(QUAD):
+                quads[j] = group_result(v_load(a.tile + (i + j) * VL), high, low, f, operation)
+            v_quads_out(y + i, pitch, QUAD, quads)
+            i += QUAD
+        if i < n:
+            for j in range(QUAD):
+                quads[j] = group_result(v_load(a.tile + (i + j if j < n - i else i) * VL), high, low, f, operation)
+            v_quads_out(y + i, pitch, n - i, quads)
+        return
+    for i in range(n):
+        e = group_result(v_load(a.tile + i * VL), high, low, f, operation)
+        v_store(lanes, v_mul(e, v_load(a.after)) if a.tiny else e)
+        for r in range(a.count):
+            y[r * pitch + i] = lanes[r]
+
+
+cdef inline void packed_rows(const Strip *s, real *tile, const int operation) noexcept nogil:
+    cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD, split = operation != SOFTMAX
+    cdef bint writes = keep or operation == LOG_SOFTMAX
+    cdef Py_ssize_t most = groups_of(s.n), first = 0, groups, g
+    cdef Group group[GROUPS]
+    cdef Group *a
+    while first < s.rows:
+        groups = 0
+        while groups < most and first < s.rows:
+            a = &group[groups]
+            a.first = first
+            a.count = s.rows - first if s.rows - first < VL else VL
+            a.tile = tile + groups * s.n * VL
+            a.tiny = False
+            v_store(a.maxima, pack(s.x + first * s.x_pitch, s.x_pitch, a.count, s.n, a.tile,
+                                   s.y + first * s.y_pitch, writes))
+            first += a.count
+            groups += 1
+        for g in range(groups):
+            a = &group[g]
+            a.far = shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center)
+        for g in range(groups):
+            a = &group[g]
+            if a.far:
+                group_exps(a, s.n, s.t, True, keep, split)
+            else:
+                group_exps(a, s.n, 1, False, keep, split)
+        for g in range(groups):
+            if split:
+                group_logs(s, &group[g], operation)
+            if keep:
+                group_factors(s, &group[g], split)
+        for g in range(groups):
+            a = &group[g]
+            if writes:
+                unpack(a, s.n, <real> s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, operation)
+
+
+cdef void run_packed(const Strip *s, real *tile, int operation) noexcept nogil:
+    if operation == SOFTMAX:
+        packed_rows(s, tile, SOFTMAX)
+    elif operation == LOG_SOFTMAX:
+        packed_rows(s, tile, LOG_SOFTMAX)
+    elif operation == LOGSUMEXP:
+        packed_rows(s, tile, LOGSUMEXP)
+    elif operation == CROSS_ENTROPY:
+        packed_rows(s, tile, CROSS_ENTROPY)
+    else:
+        packed_rows(s, tile, CROSS_ENTROPY_GRAD)
