@@ -801,7 +801,7 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     else:
         if reduction == "mean":
             total = total / counted if counted != 0 and cnp.PyArray_SIZE(a) else NAN
-        loss = np.float64(total) if wide else np.float32(total)
+        loss = np.float64(total) if wide else np.float32(<float> total)
     return (loss, y) if grad else loss
 
 
@@ -881,14 +881,20 @@ cdef cnp.ndarray as_weight(object weight, Py_ssize_t classes):
         raise ValueError(f"weight has shape {tuple_shape(w)}, but the {classes} classes need shape {(classes,)}")
     if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT64 and cnp.PyArray_ISCARRAY_RO(w):
         return w
-    return np.ascontiguousarray(w, dtype=np.float64)
+    return as_doubles(w)
+
+
+cdef object as_doubles(object a):
+    """A contiguous copy; of a signalling NaN too, without a warning."""
+    with np.errstate(invalid="ignore"):
+        return np.array(a, np.float64, order="C")
 
 
 cdef cnp.ndarray as_upstream(object grad_output, cnp.ndarray a, int class_axis, object reduction):
     """A copy, as float64, of the gradient with respect to the loss."""
     if grad_output is None:
         return None
-    upstream = as_array("grad_output", grad_output).astype(np.float64)
+    upstream = as_doubles(as_array("grad_output", grad_output))
     shape = without(a, class_axis) if reduction == "none" else ()
     if upstream.shape != shape:
         raise ValueError(f"grad_output has shape {upstream.shape}, but the loss has shape {shape} "
@@ -959,7 +965,8 @@ def jacobian(output, axis, out):
     batch = tuple([p.shape[d] for d in rest])
     n = math.prod([p.shape[d] for d in taken])
     rows = np.ascontiguousarray(p.transpose(rest + taken)).reshape(batch + (n,))
-    rows = rows.astype(FLOAT64 if is_wide(result) else FLOAT32, copy=False)
+    with np.errstate(invalid="ignore"):
+        rows = rows.astype(FLOAT64 if is_wide(result) else FLOAT32, copy=False)
     shape = batch + (n, n)
     y = np.empty(shape, result) if out is None else check_out(out, shape, result)
     if overlap(rows, y):
