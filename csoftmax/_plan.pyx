@@ -64,7 +64,7 @@ INSTEAD = {
     "c": "complex numbers have no order; take the real part or the modulus first",
     "M": "convert it to numbers first: {}.view(np.int64)",
     "m": "convert it to numbers first: {}.view(np.int64)",
-    "V": "take one of its numeric fields, or convert it to a float dtype",
+    "V": "take one of its fields: {}[{!r}]",
 }
 
 cdef struct Axes:
@@ -91,7 +91,10 @@ cdef object refuse(name, object given, cnp.ndarray array):
         return TypeError(f"{name} must be an array of numbers, not {shown(given)}")
     else:
         problem, cure = f"{name} becomes an array of dtype {dtype}", f"np.array({name}, dtype=np.float64)"
-    advice = INSTEAD.get(dtype.kind, f"convert it to a float dtype first: {cure}").format(name)
+    if dtype.kind in INSTEAD and (dtype.kind != "V" or dtype.names):
+        advice = INSTEAD[dtype.kind].format(name, *dtype.names or ())
+    else:
+        advice = f"convert it to a float dtype first: {cure}"
     return TypeError(f"{problem}, which csoftmax does not take; {advice}")
 
 
@@ -224,7 +227,8 @@ cdef double as_number(name, object value) except? -1:
     """A float from what is a real number; one too large for a float is infinite."""
     if type(value) is float:
         return value
-    if not isinstance(value, (str, bytes, bytearray)) and getattr(value, "dtype", FLOAT64).kind not in "cmMSUT":
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")
+    if not isinstance(value, (str, bytes, bytearray)) and kind not in "cmMSUT":
         try:
             return float(value)
         except OverflowError:
@@ -912,41 +916,67 @@ cdef cnp.ndarray new_losses(cnp.ndarray a, int class_axis, int type_num):
 
 cdef double check_indices(cnp.ndarray target, Py_ssize_t classes, object ignored, cnp.ndarray weight) except? -1:
     """The weight of the targets that count; `IndexError` for the first that is neither a class nor ignored."""
-    cdef Py_ssize_t i, inner = 0, stride = 0
+    cdef Py_ssize_t i
     cdef bint fits = INT64_MIN <= ignored < INT64_MAX     # as which load_index returns all that is larger
     cdef long long index, ignore = ignored if fits else 0
-    cdef double total = 0
+    cdef double total = 0, lost = 0, error
     cdef double *w = NULL if weight is None else <double *> cnp.PyArray_DATA(weight)
     cdef int storage = storage_of(target.dtype)
-    cdef cnp.flatiter walk = None
-    cdef const char *p = <const char *> cnp.PyArray_DATA(target)
-    if target.ndim <= 1:
-        inner = cnp.PyArray_SIZE(target)
-        stride = cnp.PyArray_STRIDE(target, 0) if target.ndim else 0
-    else:
-        walk = cnp.PyArray_IterNew(target)
+    cdef Walker walker
+    start(&walker, target)
     for i in range(cnp.PyArray_SIZE(target)):
         if i % LISTEN == LISTEN - 1:
             PyErr_CheckSignals()
-        if not inner:
-            p = <const char *> cnp.PyArray_ITER_DATA(walk)
-        index = load_index(storage, p)
+        index = load_index(storage, walker.data)
         if not fits or index != ignore:
             if 0 <= index < classes:
-                total += 1 if w == NULL else w[index]
-            elif fits or target.flat[i] != ignored:
-                raise no_class(target, i, classes, ignored)
-        if inner:
-            p += stride
-        else:
-            cnp.PyArray_ITER_NEXT(walk)
-    return total
+                two_sum(total, 1 if w == NULL else w[index], &total, &error)
+                lost += error
+            elif fits or target[at(&walker, target.ndim)] != ignored:
+                raise no_class(target[at(&walker, target.ndim)], at(&walker, target.ndim), classes, ignored)
+        step(&walker, target)
+    return total + lost if isfinite(lost) else total
 
 
-cdef object no_class(cnp.ndarray target, Py_ssize_t i, Py_ssize_t classes, object ignored):
-    """The error for element `i` of the targets."""
-    where = [int(d) for d in np.unravel_index(i, tuple_shape(target))]
-    problem = f"target{where if where else ''} is {target.flat[i]}"
+cdef struct Walker:
+    const char *data                  # of the element it has come to
+    Py_ssize_t place[MAX_DIMS]
+
+
+cdef void start(Walker *walker, cnp.ndarray a) noexcept:
+    cdef int d
+    walker.data = <const char *> cnp.PyArray_DATA(a)
+    for d in range(a.ndim):
+        walker.place[d] = 0
+
+
+cdef inline void step(Walker *walker, cnp.ndarray a) noexcept:
+    """To the next element, in the order of indices. NumPy's own iterator ends at 32 dimensions."""
+    cdef int d = a.ndim - 1
+    while d >= 0:
+        walker.place[d] += 1
+        walker.data += cnp.PyArray_STRIDE(a, d)
+        if walker.place[d] < cnp.PyArray_DIM(a, d):
+            return
+        walker.data -= walker.place[d] * cnp.PyArray_STRIDE(a, d)
+        walker.place[d] = 0
+        d -= 1
+
+
+cdef tuple at(const Walker *walker, int ndim):
+    return tuple([walker.place[d] for d in range(ndim)])
+
+
+cdef inline void two_sum(double a, double b, double *total, double *lost) noexcept:
+    """The rounded sum, and exactly what rounding lost."""
+    cdef double s = a + b, part = s - a
+    lost[0] = (a - (s - part)) + (b - part)
+    total[0] = s
+
+
+cdef object no_class(object index, tuple place, Py_ssize_t classes, object ignored):
+    """The error for a target that is no class."""
+    problem = f"target{list(place) if place else ''} is {index}"
     if classes == 0:
         return IndexError(f"{problem}, but the logits have no classes: their class axis has length 0")
     return IndexError(f"{problem}, which is neither a class index from 0 to {classes - 1} nor "
@@ -972,8 +1002,9 @@ def jacobian(output, axis, out):
     if overlap(rows, y):
         rows = rows.copy()
     with np.errstate(all="ignore"):
+        diagonal = rows * (1 - rows)
         np.multiply(-rows[..., :, None], rows[..., None, :], out=y, casting="same_kind")
-        np.einsum("...ii->...i", y)[...] = rows * (1 - rows)
+        np.einsum("...ii->...i", y)[...] = diagonal
     return y
 
 

@@ -162,6 +162,13 @@ def test_the_extremes_of_a_dtype_can_be_ignored(dtype):
             refused(IndexError, str(2**64 - 1), LOGITS, target, ignore_index=near)
 
 
+def test_as_many_dimensions_as_there_may_be():
+    logits, target = np.zeros((1,) * 62 + (2, 3)), np.zeros((1,) * 62 + (2,), int)
+    assert csoftmax.cross_entropy(logits, target) == csoftmax.cross_entropy(np.zeros(3), 0)
+    target[(0,) * 62 + (1,)] = 3
+    refused(IndexError, r"target\[(0, ){62}1\] is 3,", logits, target)
+
+
 def test_weight_in_the_memory_of_out():
     """In place, with the weights in one of the rows that the gradient is written to."""
     memory = np.array([[1.0, 2.0, 3.0], [0.5, 0.1, 0.2], [2.0, 1.0, 0.0]])

@@ -1,7 +1,10 @@
 """Refused arguments: the type of the error, what its message names, and that `out` stays untouched."""
 
 import re
+from decimal import Decimal
+from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -120,6 +123,22 @@ def test_temperature_that_is_no_number(call, temperature):
         call(temperature=temperature)
 
 
+class Scalar:
+    """As other libraries' numbers are, with a dtype of their own."""
+
+    dtype = object()
+
+    def __float__(self):
+        return 2.0
+
+
+@EVERY_CALL
+def test_whatever_is_a_number_is_a_temperature(call):
+    want = call(temperature=2.0)
+    for temperature in (2, np.float16(2), np.array(2), np.int8(2), Fraction(2), Decimal(2), Scalar()):
+        assert np.array_equal(call(temperature=temperature), want)
+
+
 @EVERY_CALL
 def test_temperature_beyond_any_float(call):
     for temperature in (10**400, -(10**400), 10**5000):
@@ -174,6 +193,13 @@ def test_what_is_no_array_is_named(x):
 def test_advice_for_a_list_can_be_followed(x):
     with pytest.raises(TypeError, match=r"np\.array\(x, dtype=np\.float64\)"):
         csoftmax.softmax(x)
+
+
+def test_advice_for_fields_is_for_dtypes_that_have_some():
+    with pytest.raises(TypeError, match=r"x\['a'\]"):
+        csoftmax.softmax(REFUSED["structured"])
+    with pytest.raises(TypeError, match=r"x\.astype\(np\.float64\)"):
+        csoftmax.softmax(np.ones(3, ml_dtypes.float8_e4m3fn))
 
 
 def test_masked_arrays_are_told_of_where():
