@@ -307,6 +307,7 @@ cdef cnp.ndarray apart(cnp.ndarray a, cnp.ndarray out, bint in_place):
 
 
 cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
+    cdef int d
     if not isinstance(out, np.ndarray) or is_masked(out):
         raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
     if out.shape != shape:
@@ -315,6 +316,10 @@ cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
         raise TypeError(f"out has dtype {out.dtype}, but the result has dtype {dtype}")
     if not out.flags.writeable:
         raise ValueError("out is read-only, but the result is to be written to it")
+    # the strides of an empty array may be anything
+    for d in range((<cnp.ndarray> out).ndim if cnp.PyArray_SIZE(out) else 0):
+        if cnp.PyArray_STRIDE(out, d) == 0 and cnp.PyArray_DIM(out, d) > 1:
+            raise ValueError(f"out repeats one element along axis {d}, but the result needs one each")
     return out
 
 

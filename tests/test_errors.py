@@ -49,6 +49,22 @@ def test_wrong_out_is_refused_and_left_alone(call, out, error, words):
 
 
 @EVERY_CALL
+@pytest.mark.parametrize(("strides", "axis"), [((8, 0), 1), ((0, 8), 0), ((0, 0), 0)], ids=str)
+def test_out_that_repeats_its_elements_is_refused(call, strides, axis):
+    memory = np.full(4, 7.0)
+    out = np.lib.stride_tricks.as_strided(memory, X.shape, strides)
+    with pytest.raises(ValueError, match=f"out repeats one element along axis {axis}"):
+        call(out=out)
+    assert (memory == 7).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0,), (2, 0, 3), (1, 0)], ids=str)
+def test_empty_out_repeats_nothing(shape):
+    out = np.zeros(shape)
+    assert csoftmax.softmax(out, out=out) is out
+
+
+@EVERY_CALL
 @pytest.mark.parametrize(
     "out", [[0.0] * 12, "out", (np.zeros((3, 4)),), memoryview(np.zeros((3, 4)))], ids=type
 )
