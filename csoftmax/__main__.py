@@ -5,8 +5,10 @@ failed, 2 where it was asked for in the wrong way.
 """
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import csoftmax
 from csoftmax import _apply
 from csoftmax._files import Failure, check_writable, replacing
 
+MOST_THREADS = 65536  # that set_num_threads takes
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -84,7 +87,7 @@ def _save(path: Path, content: bytes) -> None:
 
 def _thread_count(text: str) -> int:
     count = int(text)
-    if count < 1:
+    if not 1 <= count <= MOST_THREADS:
         raise ValueError
     return count
 
@@ -122,6 +125,14 @@ def _plot_path(text: str) -> Path:
     if path.suffix not in PLOT_FORMATS:
         raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(PLOT_FORMATS)}")
     return path
+
+
+def _discard_output() -> None:
+    """Let Python's last flush go nowhere: it would fail again, and say so."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 # argparse names a type by its __name__ when it refuses a value
@@ -180,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         "--op", choices=tuple(_apply.OPERATIONS), default="softmax", help="default: %(default)s"
     )
     command.add_argument(
-        "--axis", type=_axis, default=-1, metavar="N", help="axis, axes as 0,1 or all; default: %(default)s"
+        "--axis", type=_axis, default=-1, metavar="N", help="axis, axes as 0,1 (--axis=-2,-1) or all; default: -1"
     )
     command.add_argument(
         "--temperature", type=_temperature, default=1.0, metavar="T", help="divides the logits; default: 1"
@@ -198,9 +209,16 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         status: int = args.run(args)
+        sys.stdout.flush()
         return status
     except Failure as error:
         print(f"csoftmax: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # most likely of the standard output, since those of files are Failures; whoever closed it, as head does, knows
+        if not isinstance(error, BrokenPipeError):
+            print(f"csoftmax: {error}", file=sys.stderr)
+        _discard_output()
         return 1
     except KeyboardInterrupt:
         print("csoftmax: interrupted", file=sys.stderr)

@@ -1,3 +1,5 @@
+# What the plan asks of the core.
+
 from csoftmax._job cimport Job
 
 # Runs a job to its end: 0, or -1 with an exception set.

@@ -37,19 +37,22 @@ cdef enum:
     THREAD_ELEMENTS = 32768       # elements that are worth a thread of their own
     WAVE_ELEMENTS = 33554432      # elements of a wave, a thread
     LONG_ROW = 262144             # rows from here are worked on by blocks
+    MOST_COUNT = 65536            # threads that may be asked for; ...
     MOST_THREADS = 512            # of a team: the OpenMP run time ends the process if it cannot start one
 
 cdef int wanted_threads = 1
+cdef bint wanted_by_user = False
 cdef int initial_limit = omp_get_max_threads()
 cdef bint forked = False
 
 
 cdef int effective_threads() noexcept nogil:
-    # OpenMP's own limit is obeyed when somebody (threadpoolctl, omp_set_num_threads) has changed it since import
+    # OpenMP's own limit (threadpoolctl, omp_set_num_threads) is obeyed; but where it is the one of import, it cannot
+    # be told from none, and a count that the user asked for goes first
     cdef int limit = omp_get_max_threads()
     if forked or not CSM_OPENMP:
         return 1
-    if limit == initial_limit or limit > wanted_threads:
+    if limit > wanted_threads or (wanted_by_user and limit == initial_limit):
         limit = wanted_threads
     return limit if limit < MOST_THREADS else MOST_THREADS
 
@@ -208,10 +211,10 @@ def default_threads():
     """Thread count from the environment, else every CPU this process may use."""
     for name in ("CSOFTMAX_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name, "").split(",")[0].strip()
-        if text.isdigit() and int(text) > 0:
+        if text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MOST_COUNT:
             return int(text)
         if text and name == "CSOFTMAX_NUM_THREADS":
-            raise ImportError(f"CSOFTMAX_NUM_THREADS={text!r} is not a positive integer")
+            raise ImportError(f"CSOFTMAX_NUM_THREADS={text!r} is not an integer from 1 to {MOST_COUNT}")
     return usable_cpus()
 
 
@@ -240,6 +243,9 @@ def get_num_threads():
 def set_num_threads(n):
     """Set the number of threads a large call may use, for the whole process.
 
+    A lower limit that is set on OpenMP afterwards, as by threadpoolctl, holds too, unless it is the one that OpenMP
+    had at import.
+
     Parameters
     ----------
     n : int
@@ -261,13 +267,15 @@ def set_num_threads(n):
     1
     >>> csoftmax.set_num_threads(before)
     """
-    global wanted_threads
-    if isinstance(n, bool) or not hasattr(type(n), "__index__"):
+    global wanted_threads, wanted_by_user
+    if isinstance(n, bool) or not hasattr(type(n), "__index__") or getattr(n, "ndim", 0):
         raise TypeError(f"the number of threads must be an integer, not {type(n).__name__}")
     count = n.__index__()
-    if not 1 <= count <= 65536:
-        raise ValueError(f"the number of threads must be from 1 to 65536, not {count}")
+    if not 1 <= count <= MOST_COUNT:
+        given = count if abs(count) < 10**20 else "a number of more than 20 digits"
+        raise ValueError(f"the number of threads must be from 1 to {MOST_COUNT}, not {given}")
     wanted_threads = count
+    wanted_by_user = True
 
 
 @contextmanager
@@ -286,12 +294,13 @@ def threads(n):
     ...     csoftmax.get_num_threads()
     1
     """
-    before = wanted_threads
+    global wanted_threads, wanted_by_user
+    before = wanted_threads, wanted_by_user
     set_num_threads(n)
     try:
         yield
     finally:
-        set_num_threads(before)
+        wanted_threads, wanted_by_user = before
 
 
 def after_fork_in_child():
@@ -301,5 +310,6 @@ def after_fork_in_child():
 
 
 wanted_threads = default_threads()
+wanted_by_user = bool(os.environ.get("CSOFTMAX_NUM_THREADS", "").strip())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=after_fork_in_child)

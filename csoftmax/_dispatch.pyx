@@ -65,6 +65,8 @@ def get_isa():
 def activate(name):
     """Make the level `name` the one in use; `ValueError` if this CPU or this build lacks it."""
     global active, active32, active64
+    if not isinstance(name, str):
+        raise TypeError(f"the ISA level must be a string, not {type(name).__name__}")
     available = levels_available()
     if name not in available:
         raise ValueError(f"ISA level {name!r} is not available; this CPU and build have: {', '.join(available)}")
@@ -87,6 +89,8 @@ def use_isa(name):
 
     Raises
     ------
+    TypeError
+        If `name` is not a string.
     ValueError
         If this CPU or this build lacks the level; the message lists those it has.
 

@@ -16,10 +16,19 @@ def check_writable(path: Path) -> None:
     try:
         if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
             raise Failure(f"cannot write {path}: not a writable file")
-        with TemporaryFile(dir=path.resolve().parent):
+        with TemporaryFile(dir=_target(path).parent):
             pass
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror}") from error
+
+
+def _target(path: Path) -> Path:
+    """Return the file that `path` names, behind all symbolic links."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        # before Python 3.13, which leaves a link to itself as it is
+        raise Failure(f"cannot write {path}: {error}") from error
 
 
 @contextmanager
@@ -28,8 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A symbolic link stays: it is its target that is written.
     """
-    target = path.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}")
+    target = _target(path)
+    # a name of its own: with more added, one of the longest that there may be would be too long
+    part = target.with_name(f".csoftmax-{os.getpid()}")
     try:
         yield part
         part.replace(target)

@@ -6,19 +6,21 @@ import math
 import sys
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.exceptions import AxisError
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport isfinite
-from libc.stdint cimport INT64_MIN
+from cpython.number cimport PyNumber_Index
+from cpython.ref cimport Py_INCREF
+from libc.math cimport INFINITY, NAN, isfinite
+from libc.stdint cimport INT64_MAX, INT64_MIN
 
 from csoftmax cimport _core
 from csoftmax._job cimport (
-    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS,
-    SOFTMAX, SOFTMAX_GRAD, Job, Operand, loss_chunk,
+    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS,
+    ROWS, SOFTMAX, SOFTMAX_GRAD, Job, Operand, loss_chunk,
 )
-from csoftmax._walk cimport find_walk, streams
+from csoftmax._walk cimport find_walk, item_size, streams
 
 cnp.import_array()
 
@@ -28,9 +30,15 @@ cdef extern from "csoftmax/_storage.h":
         CSM_U64, CSM_SWAPPED
     long long load_index "csm_load_index"(int, const char *) nogil
 
+cdef extern from "numpy/arrayobject.h":
+    # steals a reference to the dtype
+    object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.PyArray_Descr *, int)
+
 cdef enum:
     TILE_BYTES = 262144           # of a tile of columns that is copied to scratch
     LISTEN = 1048576              # targets that are checked before Ctrl-C is heard
+    OPERANDS = 7                  # x, p, y, mask, target, upstream, row_loss
+    MASK = 3
 
 OPERATIONS = {
     "softmax": SOFTMAX,
@@ -44,17 +52,43 @@ OPERATIONS = {
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object FLOAT64 = np.dtype(np.float64)
 
+# what else could be done with a dtype that is not taken; {} stands for the argument
 INSTEAD = {
-    "g": "convert it to float64 first: x.astype(np.float64)",
-    "c": "a softmax of complex numbers is not defined; take the real part or the modulus first",
-    "O": "convert it to a float dtype first: x.astype(np.float64)",
-    "U": "convert strings to numbers first: x.astype(np.float64)",
-    "S": "convert strings to numbers first: x.astype(np.float64)",
-    "T": "convert strings to numbers first: x.astype(np.float64)",
-    "M": "convert it to numbers first: x.view(np.int64)",
-    "m": "convert it to numbers first: x.view(np.int64)",
-    "V": "take one of its numeric fields, or convert it to a float dtype",
+    "c": "complex numbers have no order; take the real part or the modulus first",
+    "M": "convert it to numbers first: {}.view(np.int64)",
+    "m": "convert it to numbers first: {}.view(np.int64)",
+    "V": "take one of its fields: {}[{!r}]",
 }
+
+cdef struct Axes:
+    bint reduced[MAX_DIMS]        # by dimension: is it one of those taken together?
+
+
+# ----------------------------------------------------------------------------------------------- messages
+
+cdef object shown(object value):
+    """`repr` of an argument, on one line and short enough for a message."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+cdef object refuse(name, object given, cnp.ndarray array):
+    """The error for an argument that is, or became, an array of a dtype that is not taken."""
+    dtype = (<object> array).dtype
+    if hasattr(given, "dtype"):
+        problem, cure = f"{name} has dtype {dtype}", f"{name}.astype(np.float64)"
+    elif array.ndim == 0 and dtype.kind in "OSUT":
+        return TypeError(f"{name} must be an array of numbers, not {shown(given)}")
+    else:
+        problem, cure = f"{name} becomes an array of dtype {dtype}", f"np.array({name}, dtype=np.float64)"
+    if dtype.kind in INSTEAD and (dtype.kind != "V" or dtype.names):
+        advice = INSTEAD[dtype.kind].format(name, *dtype.names or ())
+    else:
+        advice = f"convert it to a float dtype first: {cure}"
+    return TypeError(f"{problem}, which csoftmax does not take; {advice}")
 
 
 # ------------------------------------------------------------------------------------------------- dtypes
@@ -86,26 +120,30 @@ cdef bint is_float(int storage) noexcept:
     return storage >= 0 and (storage & ~CSM_SWAPPED) <= CSM_F64
 
 
-cdef object refuse(name, object dtype):
-    kind = "g" if dtype.kind == "f" else dtype.kind
-    advice = INSTEAD.get(kind, "convert it to a float dtype first: x.astype(np.float64)")
-    return TypeError(f"{name} has dtype {dtype}, which csoftmax does not take; {advice}")
-
-
 cdef bint is_masked(object a):
     # nobody has a masked array who has not imported numpy.ma, and that takes a while
     ma = sys.modules.get("numpy.ma")
     return ma is not None and isinstance(a, ma.MaskedArray)
 
 
-cdef cnp.ndarray as_array(name, object a):
-    """An ndarray of a dtype that the kernels know, without a copy wherever `a` lends its memory."""
+cdef cnp.ndarray to_array(name, object a):
+    """An ndarray of any dtype, without a copy wherever `a` lends its memory."""
+    if cnp.PyArray_CheckExact(a):
+        return a
     if is_masked(a):
         raise TypeError(f"{name} is a masked array, which csoftmax does not take; "
                         "pass its data, and where=~x.mask to the functions that have it")
-    cdef cnp.ndarray array = np.asarray(a)
+    try:
+        return np.asarray(a)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot become an array: {error}") from error
+
+
+cdef cnp.ndarray as_array(name, object a):
+    """An ndarray of a dtype that the kernels know."""
+    cdef cnp.ndarray array = to_array(name, a)
     if storage_of(array.dtype) < 0:
-        raise refuse(name, array.dtype)
+        raise refuse(name, a, array)
     return array
 
 
@@ -117,10 +155,14 @@ cdef object result_dtype(object given, object dtype):
     """The dtype of the result: as asked for, else floats stay and all else becomes float64."""
     if dtype is None:
         return native(given) if is_float(storage_of(given)) else FLOAT64
-    wanted = np.dtype(dtype)
-    if not is_float(storage_of(wanted)):
-        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, not {wanted}")
-    return wanted
+    try:
+        wanted = np.dtype(dtype)
+        if is_float(storage_of(wanted)):
+            return wanted
+        given = wanted
+    except (TypeError, ValueError, SyntaxError):
+        given = shown(dtype)
+    raise TypeError(f"dtype must be float16, float32, float64 or ml_dtypes.bfloat16, not {given}")
 
 
 cdef object promote(object a, object b):
@@ -138,26 +180,93 @@ cdef bint is_wide(object dtype):
 
 # --------------------------------------------------------------------------------------------------- axes
 
-cdef tuple normalize_axes(object axis, int ndim):
-    if axis is None:
-        return tuple(range(ndim))
-    if ndim == 0:
-        # a 0-d array is a row of one element
-        if axis not in (0, -1, (), (0,), (-1,)):
-            normalize_axis_tuple(axis, 0)
-        return ()
-    return normalize_axis_tuple(axis, ndim)
+cdef int find_axes(object axis, int ndim, Axes *axes) except -1:
+    """Marks what `axis` names: an integer, several, or None for all."""
+    cdef int d
+    for d in range(ndim):
+        axes.reduced[d] = axis is None
+    if isinstance(axis, (tuple, list)):
+        axes.reduced[0] = False
+        for one in axis:
+            d = find_axis(one, axis, ndim)
+            if axes.reduced[d]:
+                raise ValueError(f"repeated axis in axis={shown(axis)}")
+            axes.reduced[d] = True
+    elif axis is not None:
+        axes.reduced[find_axis(axis, axis, ndim)] = True
+    return 0
+
+
+cdef int find_axis(object one, object axis, int ndim) except -1:
+    """The dimension that `one` names. An array of no dimensions is taken as a row of one element."""
+    cdef int dimensions = max(ndim, 1)
+    if type(one) is not int:
+        if not is_integer(one):
+            raise TypeError(f"axis must be an integer, a tuple of integers or None, not {shown(axis)}")
+        one = PyNumber_Index(one)
+    if not -dimensions <= one < dimensions:
+        raise AxisError(one, ndim)
+    return one + dimensions if one < 0 else one
+
+
+cdef bint is_integer(object value):
+    """Is it one for NumPy too, which takes neither a bool nor an array of one?"""
+    return not isinstance(value, bool) and hasattr(type(value), "__index__") and not getattr(value, "ndim", 0)
+
+
+# ---------------------------------------------------------------------------------------- other arguments
+
+cdef double as_number(name, object value) except? -1:
+    """A float from what is a real number; one too large for a float is infinite."""
+    if type(value) is float:
+        return value
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")
+    if not isinstance(value, (str, bytes, bytearray)) and kind not in "cmMSUT":
+        try:
+            return float(value)
+        except OverflowError:
+            return INFINITY if value > 0 else -INFINITY
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be a number, not {shown(value)}")
+
+
+cdef object as_integer(name, object value):
+    if type(value) is int:
+        return value
+    try:
+        return PyNumber_Index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {shown(value)}") from None
 
 
 cdef double check_temperature(object temperature) except -1:
-    cdef double t
-    if isinstance(temperature, (str, bytes)):
-        raise TypeError(f"temperature must be a number, not {type(temperature).__name__}")
-    t = float(temperature)
+    cdef double t = as_number("temperature", temperature)
     if not (isfinite(t) and t > 0):
-        raise ValueError(f"temperature must be positive and finite, not {temperature!r}")
+        raise ValueError(f"temperature must be positive and finite, not {shown(temperature)}")
     # the reciprocal of anything smaller would overflow
     return t if t > 1e-307 else 1e-307
+
+
+cdef bint check_keepdims(object keepdims) except -1:
+    if not isinstance(keepdims, (bool, np.bool_, int)):
+        raise TypeError(f"keepdims must be True or False, not {shown(keepdims)}")
+    return keepdims
+
+
+cdef cnp.ndarray as_mask(object where, cnp.ndarray a):
+    """`where` as it is given: `lay_out` broadcasts it."""
+    cdef cnp.ndarray mask = to_array("where", where)
+    cdef int d, missing = a.ndim - mask.ndim
+    cdef bint fits = missing >= 0
+    if cnp.PyArray_TYPE(mask) != cnp.NPY_BOOL:
+        raise TypeError(f"where must be boolean, not {(<object> mask).dtype}")
+    for d in range(mask.ndim if fits else 0):
+        if cnp.PyArray_DIM(mask, d) != 1 and cnp.PyArray_DIM(mask, d) != cnp.PyArray_DIM(a, d + missing):
+            fits = False
+    if not fits:
+        raise ValueError(f"where has shape {tuple_shape(mask)}, which does not broadcast to x's {tuple_shape(a)}")
+    return mask
 
 
 # ----------------------------------------------------------------------------------------------- operands
@@ -191,6 +300,7 @@ cdef cnp.ndarray apart(cnp.ndarray a, cnp.ndarray out, bint in_place):
 
 
 cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
+    cdef int d
     if not isinstance(out, np.ndarray) or is_masked(out):
         raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
     if out.shape != shape:
@@ -199,72 +309,116 @@ cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
         raise TypeError(f"out has dtype {out.dtype}, but the result has dtype {dtype}")
     if not out.flags.writeable:
         raise ValueError("out is read-only, but the result is to be written to it")
+    # the strides of an empty array may be anything
+    for d in range((<cnp.ndarray> out).ndim if cnp.PyArray_SIZE(out) else 0):
+        if cnp.PyArray_STRIDE(out, d) == 0 and cnp.PyArray_DIM(out, d) > 1:
+            raise ValueError(f"out repeats one element along axis {d}, but the result needs one each")
     return out
 
 
 cdef cnp.ndarray like(cnp.ndarray a, object dtype):
-    return np.empty_like(a, dtype=dtype, order="K", subok=False)
+    """A new array of the shape and memory order of `a`."""
+    Py_INCREF(dtype)
+    return PyArray_NewLikeArray(a, cnp.NPY_KEEPORDER, <cnp.PyArray_Descr *> dtype, 0)
 
 
-cdef cnp.ndarray reduced(cnp.ndarray y, tuple shape, tuple axes):
-    """`y` with the reduced axes put back at length 1."""
-    return y if y.ndim == len(shape) else np.expand_dims(y, axes)
+cdef cnp.ndarray like_reduced(cnp.ndarray a, const Axes *axes, bint keepdims, object dtype):
+    """As `like`, without the reduced axes, or with them at length 1."""
+    cdef cnp.npy_intp shape[MAX_DIMS]
+    cdef int d, ndim = 0
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
+        for d in range(a.ndim):
+            if keepdims or not axes.reduced[d]:
+                shape[ndim] = 1 if axes.reduced[d] else cnp.PyArray_DIM(a, d)
+                ndim += 1
+        return cnp.PyArray_EMPTY(ndim, shape, (<cnp.dtype> dtype).type_num, 0)
+    y = like(a[tuple([slice(0, 1) if axes.reduced[d] else slice(None) for d in range(a.ndim)])], dtype)
+    return y if keepdims else y.squeeze(tuple([d for d in range(a.ndim) if axes.reduced[d]]))
 
 
 # -------------------------------------------------------------------------------------------- memory walk
 
-cdef int lay_out(Job *job, tuple shape, tuple axes, list operands) except -1:
-    """Dimensions and strides of the job. `operands`: for x, p, y, mask (target, upstream, row_loss) an array or
-    None; one without the reduced axes has length 1 there. Batch dimensions go from the largest stride to the smallest and are merged where all
-    operands allow; reduced ones keep their order, since the order of a sum decides its last bits.
+cdef int lay_out(Job *job, cnp.ndarray shaped, const Axes *axes, list operands) except -1:
+    """Dimensions, those of `shaped`, and strides of the job.
+
+    `operands`: for x, p, y, mask, target, upstream and row_loss an array or None, which those at the end need not be
+    told. Batch dimensions go from the largest stride to the smallest and are merged where all operands allow;
+    reduced ones keep their order, since the order of a sum decides its last bits.
     """
-    cdef Operand *into[7]
-    cdef int d, k, ndim = len(shape), count = len(operands)
-    cdef Py_ssize_t size
-    into[0] = &job.x
-    into[1] = &job.p
-    into[2] = &job.y
-    into[3] = &job.mask
-    into[4] = &job.target
-    into[5] = &job.upstream
-    into[6] = &job.row_loss
-    strides = [None] * count
-    for k in range(count):
+    cdef Operand *into[OPERANDS]
+    cdef Py_ssize_t strides[OPERANDS][MAX_DIMS]
+    cdef int order[MAX_DIMS]
+    cdef int i, k, d, batch, ndim = shaped.ndim
+    into[:] = [&job.x, &job.p, &job.y, &job.mask, &job.target, &job.upstream, &job.row_loss]
+    for k in range(OPERANDS):
         into[k].data = NULL
-        if operands[k] is not None:
+        if k < len(operands) and operands[k] is not None:
             set_operand(into[k], operands[k])
-            strides[k] = operands[k].strides
-    lead = 2 if operands[2] is not None and job.operation != LOGSUMEXP else 0
-    batch = sorted((d for d in range(ndim) if d not in axes and shape[d] > 1),
-                   key=lambda d: (-abs(strides[lead][d]), -abs(strides[0][d])))
+            spread(operands[k], axes, ndim, k == MASK, strides[k])
+    batch = order_batch(shaped, axes, strides[2 if job.y.data != NULL and job.operation != LOGSUMEXP else 0],
+                        strides[0], order)
     job.n = job.rows = 1
     job.batch_ndim = job.axis_ndim = 0
-    for d in batch:
-        size = shape[d]
-        job.rows *= size
-        add_dimension(into, strides, count, d, size, &job.batch_ndim, job.batch_shape, True)
-    for d in sorted(axes):
-        size = shape[d]
-        job.n *= size
-        if size > 1:
-            add_dimension(into, strides, count, d, size, &job.axis_ndim, job.axis_shape, False)
+    for i in range(batch):
+        d = order[i]
+        job.rows *= cnp.PyArray_DIM(shaped, d)
+        add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.batch_ndim, job.batch_shape, True)
+    for d in range(ndim):
+        if axes.reduced[d]:
+            job.n *= cnp.PyArray_DIM(shaped, d)
+            if cnp.PyArray_DIM(shaped, d) > 1:
+                add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.axis_ndim, job.axis_shape, False)
     if job.axis_ndim == 0:
         job.axis_ndim = 1
         job.axis_shape[0] = 1
-        for k in range(count):
-            into[k].axis[0] = 0 if operands[k] is None else operands[k].itemsize
+        for k in range(OPERANDS):
+            if into[k].data != NULL:
+                into[k].axis[0] = item_size(into[k].storage)
     return 0
 
 
-cdef int add_dimension(Operand **into, list strides, int count, int d, Py_ssize_t size, int *ndim, Py_ssize_t *shape,
-                       bint batch) except -1:
+cdef void spread(cnp.ndarray a, const Axes *axes, int ndim, bint align, Py_ssize_t *strides) noexcept:
+    """Strides over the job's dimensions. `a` may lack the reduced ones, or all; if it aligns, leading ones."""
+    cdef int d, i = 0, missing = ndim - a.ndim
+    for d in range(ndim):
+        if d < missing if align or a.ndim == 0 else missing and axes.reduced[d]:
+            strides[d] = 0
+        else:
+            strides[d] = 0 if cnp.PyArray_DIM(a, i) == 1 else cnp.PyArray_STRIDE(a, i)
+            i += 1
+
+
+cdef int order_batch(cnp.ndarray shaped, const Axes *axes, const Py_ssize_t *first, const Py_ssize_t *second,
+                     int *order) noexcept:
+    """The dimensions to walk, from the largest stride to the smallest, and how many they are."""
+    cdef int d, i, count = 0
+    for d in range(shaped.ndim):
+        if not axes.reduced[d] and cnp.PyArray_DIM(shaped, d) > 1:
+            i = count
+            while i > 0 and (size_of(first[order[i - 1]]) < size_of(first[d])
+                             or (size_of(first[order[i - 1]]) == size_of(first[d])
+                                 and size_of(second[order[i - 1]]) < size_of(second[d]))):
+                order[i] = order[i - 1]
+                i -= 1
+            order[i] = d
+            count += 1
+    return count
+
+
+cdef inline Py_ssize_t size_of(Py_ssize_t stride) noexcept:
+    return -stride if stride < 0 else stride
+
+
+cdef void add_dimension(Operand **into, Py_ssize_t[MAX_DIMS] *strides, int d, Py_ssize_t size, int *ndim,
+                        Py_ssize_t *shape, bint batch) noexcept:
+    """Adds dimension `d`: to the last one, if it goes on where that one ends in all operands."""
     cdef int k, last = ndim[0] - 1
     cdef bint merge = last >= 0
     cdef Py_ssize_t *s
-    for k in range(count):
+    for k in range(OPERANDS):
         if into[k].data != NULL and merge:
             s = &into[k].batch[0] if batch else &into[k].axis[0]
-            if s[last] != size * <Py_ssize_t> strides[k][d]:
+            if s[last] != size * strides[k][d]:
                 merge = False
     if merge:
         shape[last] *= size
@@ -272,11 +426,10 @@ cdef int add_dimension(Operand **into, list strides, int count, int d, Py_ssize_
         last += 1
         ndim[0] += 1
         shape[last] = size
-    for k in range(count):
+    for k in range(OPERANDS):
         if into[k].data != NULL:
             s = &into[k].batch[0] if batch else &into[k].axis[0]
             s[last] = strides[k][d]
-    return 0
 
 
 # --------------------------------------------------------------------------------------------- operations
@@ -366,6 +519,7 @@ cdef inline double plain_temperature(object temperature) noexcept:
 def forward(int operation, x, axis, temperature, where, out, dtype):
     """softmax or log_softmax."""
     cdef Job job
+    cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
     cdef int number
     cdef bint wide
@@ -382,7 +536,7 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
         return y
     a = as_array("x", x)
     t = check_temperature(temperature)
-    axes = normalize_axes(axis, a.ndim)
+    find_axes(axis, a.ndim, &axes)
     result = result_dtype(a.dtype, dtype)
     if where is not None:
         mask = as_mask(where, a)
@@ -393,12 +547,12 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
         a = apart(a, y, True)
         if mask is not None:
             mask = apart(mask, y, False)
-    if a.size == 0:
+    if cnp.PyArray_SIZE(a) == 0:
         return y
     wide = is_wide(a.dtype) or is_wide(result) or not 1e-30 < t < 1e30
     job.operation = operation
     job.temperature = t
-    lay_out(&job, tuple_shape(a), axes, [a, None, y, mask])
+    lay_out(&job, a, &axes, [a, None, y, mask])
     find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
     _core.run(&job, wide)
     return y
@@ -407,10 +561,11 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
 def logsumexp(x, axis, where, keepdims, out, dtype):
     """log of the sum of exponentials over `axis`."""
     cdef Job job
+    cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
     cdef int number
-    cdef bint wide
-    if (where is None and not keepdims and out is None and dtype is None and last_axis(axis, x)
+    cdef bint wide, keep = check_keepdims(keepdims)
+    if (where is None and not keep and out is None and dtype is None and last_axis(axis, x)
             and plain(x, &number)):
         a = x
         y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a) - 1, cnp.PyArray_DIMS(a), number, 0)
@@ -418,31 +573,25 @@ def logsumexp(x, axis, where, keepdims, out, dtype):
         _core.run(&job, number == cnp.NPY_FLOAT64)
         return y if y.ndim else y[()]
     a = as_array("x", x)
-    axes = normalize_axes(axis, a.ndim)
+    find_axes(axis, a.ndim, &axes)
     result = result_dtype(a.dtype, dtype)
     if where is not None:
         mask = as_mask(where, a)
-    if keepdims:
-        shape = tuple([1 if d in axes else a.shape[d] for d in range(a.ndim)])
-    else:
-        shape = tuple([a.shape[d] for d in range(a.ndim) if d not in axes])
     if out is None:
-        # of the input's memory order
-        y = like(a[(*[slice(0, 1) if d in axes else slice(None) for d in range(a.ndim)], ...)], result)
-        if tuple_shape(y) != shape:
-            y = y.squeeze(axes) if a.size else np.empty(shape, result)
+        y = like_reduced(a, &axes, keep, native(result))
     else:
-        y = check_out(out, shape, result)
+        shape = [1 if axes.reduced[d] else a.shape[d] for d in range(a.ndim) if keep or not axes.reduced[d]]
+        y = check_out(out, tuple(shape), result)
         a = apart(a, y, False)
         if mask is not None:
             mask = apart(mask, y, False)
-    if a.size == 0:
+    if cnp.PyArray_SIZE(a) == 0:
         y[...] = -np.inf
     else:
         wide = is_wide(a.dtype) or is_wide(result)
         job.operation = LOGSUMEXP
         job.temperature = 1
-        lay_out(&job, tuple_shape(a), axes, [a, None, reduced(y, tuple_shape(a), axes), mask])
+        lay_out(&job, a, &axes, [a, None, y, mask])
         find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
         _core.run(&job, wide)
     return y if out is not None or y.ndim else y[()]
@@ -451,6 +600,7 @@ def logsumexp(x, axis, where, keepdims, out, dtype):
 def backward(int operation, v, output, axis, temperature, out, name):
     """The product of a Jacobian and `v`, called `name`, from the forward's `output`."""
     cdef Job job
+    cdef Axes axes
     cdef cnp.ndarray g, p, y
     cdef int number, other
     cdef bint wide
@@ -469,9 +619,9 @@ def backward(int operation, v, output, axis, temperature, out, name):
     g = as_array(name, v)
     p = as_array("output", output)
     t = check_temperature(temperature)
-    if tuple_shape(g) != tuple_shape(p):
+    if not same_shape(g, p):
         raise ValueError(f"{name} has shape {tuple_shape(g)}, but output has shape {tuple_shape(p)}")
-    axes = normalize_axes(axis, p.ndim)
+    find_axes(axis, p.ndim, &axes)
     result = promote(g.dtype, p.dtype)
     if out is None:
         y = like(p, result)
@@ -479,12 +629,12 @@ def backward(int operation, v, output, axis, temperature, out, name):
         y = check_out(out, tuple_shape(p), result)
         g = apart(g, y, True)
         p = apart(p, y, True)
-    if p.size == 0:
+    if cnp.PyArray_SIZE(p) == 0:
         return y
     wide = is_wide(result) or not 1e-30 < t < 1e30
     job.operation = operation
     job.temperature = t
-    lay_out(&job, tuple_shape(p), axes, [g, p, y, None])
+    lay_out(&job, p, &axes, [g, p, y])
     find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
     _core.run(&job, wide)
     return y
@@ -493,168 +643,253 @@ def backward(int operation, v, output, axis, temperature, out, name):
 def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, reduction, grad_output, out, bint grad):
     """The loss, and with `grad` its gradient too, as a pair."""
     cdef Job job
-    cdef cnp.ndarray a = as_array("logits", logits), t, y = None, per_row = None, upstream = None, w = None, partial
+    cdef Axes axes
+    cdef cnp.ndarray a = as_array("logits", logits), t, w, y = None, upstream = None, per_row = None
     cdef double counted, smoothing = check_smoothing(label_smoothing)
-    cdef bint indices, wide
-    if isinstance(axis, (tuple, list)) or axis is None:
-        raise TypeError(f"axis must be an integer: the class axis of the logits, not {axis!r}")
-    if a.ndim == 0:
-        raise ValueError("logits must have a class axis, but are 0-d")
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', not {reduction!r}")
-    axes = normalize_axes(axis, a.ndim)
-    cdef int class_axis = axes[0]
-    shape = tuple_shape(a)
-    classes = shape[class_axis]
-    rest = shape[:class_axis] + shape[class_axis + 1:]
-    t = as_array("target", target)
+    cdef int class_axis = find_class_axis(axis, a)
+    cdef bint indices, wide = is_wide(a.dtype)
+    check_reduction(reduction)
+    find_axes(class_axis, a.ndim, &axes)
+    t = as_target(target, a, class_axis)
     indices = not is_float(storage_of(t.dtype))
-    if t.dtype == bool:
-        raise TypeError("target must be integer class indices or float probabilities, not bool")
-    if tuple_shape(t) != (rest if indices else shape):
-        raise ValueError(f"target has shape {tuple_shape(t)}, but "
-                         + (f"class indices need the logits' shape without the class axis, {rest}" if indices
-                            else f"class probabilities need the logits' shape, {shape}"))
-    if weight is not None:
-        w = np.ascontiguousarray(as_array("weight", weight), dtype=np.float64)
-        if tuple_shape(w) != (classes,):
-            raise ValueError(f"weight has shape {tuple_shape(w)}, but there are {classes} classes")
-    ignored = operator_index("ignore_index", ignore_index)
-    counted = check_indices(t, classes, ignored, w) if indices else <double> t.size / max(classes, 1)
-    result = result_dtype(a.dtype, None)
-    loss_dtype = FLOAT64 if is_wide(a.dtype) else FLOAT32
+    w = as_weight(weight, cnp.PyArray_DIM(a, class_axis))
+    ignored = as_integer("ignore_index", ignore_index)
+    if indices:
+        counted = check_indices(t, cnp.PyArray_DIM(a, class_axis), ignored, w)
+    else:
+        counted = cnp.PyArray_SIZE(a) // max(cnp.PyArray_DIM(a, class_axis), 1)
+    loss_type = cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32
     if grad:
-        upstream = as_upstream(grad_output, rest if reduction == "none" else ())
-        y = like(a, result) if out is None else check_out(out, shape, result)
+        result = result_dtype(a.dtype, None)
+        upstream = as_upstream(grad_output, a, class_axis, reduction)
+        y = like(a, result) if out is None else check_out(out, tuple_shape(a), result)
         if out is not None:
             a = apart(a, y, True)
             t = apart(t, y, False)
-            if upstream is not None:
-                upstream = apart(upstream, y, False)
+            w = None if w is None else apart(w, y, False)
     if reduction == "none":
-        per_row = np.zeros(rest, loss_dtype)
-    if a.size == 0:
-        loss = per_row if reduction == "none" else loss_dtype.type(0 if reduction == "sum" else np.nan)
-        return (loss, y) if grad else loss
-    wide = is_wide(a.dtype)
+        per_row = new_losses(a, class_axis, loss_type)
     job.operation = CROSS_ENTROPY_GRAD if grad else CROSS_ENTROPY
     job.temperature = 1
     job.loss.indices = indices
     job.loss.smoothing = smoothing
-    job.loss.ignore_index = representable(ignored)
+    # every target is a class or ignored by now, so that any number but a class stands for what none can be
+    job.loss.ignore_index = ignored if INT64_MIN <= ignored <= INT64_MAX else -1
     job.loss.weight = NULL if w is None else <double *> cnp.PyArray_DATA(w)
     job.loss.scale = 1 / counted if reduction == "mean" and counted != 0 else 1
-    lay_out(&job, shape, axes, [
-        a, None, y, None,
-        np.expand_dims(t, class_axis) if indices else t,
-        None if upstream is None else np.expand_dims(np.broadcast_to(upstream, rest), class_axis),
-        None if per_row is None else np.expand_dims(per_row, class_axis),
-    ])
-    find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
-    parts = job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
-    partial = np.zeros(0 if reduction == "none" else parts)
-    job.partial = <double *> cnp.PyArray_DATA(partial)
-    _core.run(&job, wide)
-    if reduction == "none":
+    if cnp.PyArray_SIZE(a) == 0:
+        total = 0.0
+    else:
+        lay_out(&job, a, &axes, [a, None, y, None, t, upstream, per_row])
+        find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
+        total = run_loss(&job, wide)
+    if per_row is not None:
         loss = per_row if per_row.ndim else per_row[()]
     else:
-        total = float(partial.sum())
         if reduction == "mean":
-            total = total / counted if counted != 0 else np.nan
-        loss = loss_dtype.type(total)
+            total = total / counted if counted != 0 and cnp.PyArray_SIZE(a) else NAN
+        loss = np.float64(total) if wide else np.float32(<float> total)
     return (loss, y) if grad else loss
 
 
+cdef double run_loss(Job *job, bint wide) except? -1:
+    """Runs the job; the sum of the losses, unless each has been stored."""
+    cdef cnp.npy_intp parts = 0
+    cdef cnp.ndarray partial
+    if job.row_loss.data == NULL:
+        parts = job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
+    partial = cnp.PyArray_ZEROS(1, &parts, cnp.NPY_FLOAT64, 0)
+    job.partial = <double *> cnp.PyArray_DATA(partial)
+    _core.run(job, wide)
+    return partial.sum() if parts > 1 else (job.partial[0] if parts else 0)
+
+
+cdef int find_class_axis(object axis, cnp.ndarray logits) except -1:
+    if not is_integer(axis):
+        raise TypeError(f"axis must be an integer: the class axis of the logits, not {shown(axis)}")
+    if logits.ndim == 0:
+        raise ValueError("logits must have a class axis, but are 0-d")
+    return find_axis(axis, axis, logits.ndim)
+
+
+cdef int check_reduction(object reduction) except -1:
+    if not isinstance(reduction, str) or reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', not {shown(reduction)}")
+    return 0
+
+
 cdef double check_smoothing(object smoothing) except -1:
-    cdef double s = float(smoothing)
+    cdef double s = as_number("label_smoothing", smoothing)
     if not 0 <= s <= 1:
-        raise ValueError(f"label_smoothing must be from 0 to 1, not {smoothing!r}")
+        raise ValueError(f"label_smoothing must be from 0 to 1, not {shown(smoothing)}")
     return s
 
 
-cdef object operator_index(name, object value):
-    if not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
-    return value.__index__()
+cdef tuple without(cnp.ndarray a, int axis):
+    """The shape of `a` without one axis."""
+    shape = tuple_shape(a)
+    return shape[:axis] + shape[axis + 1:]
 
 
-cdef cnp.ndarray as_upstream(object grad_output, tuple shape):
+cdef bint lacks(cnp.ndarray t, cnp.ndarray a, int axis) noexcept:
+    """`t` has the shape of `a` without `axis`."""
+    cdef int d
+    if t.ndim != a.ndim - 1:
+        return False
+    for d in range(t.ndim):
+        if cnp.PyArray_DIM(t, d) != cnp.PyArray_DIM(a, d if d < axis else d + 1):
+            return False
+    return True
+
+
+cdef cnp.ndarray as_target(object target, cnp.ndarray a, int class_axis):
+    """Class indices or class probabilities, of a shape that fits the logits `a`."""
+    cdef cnp.ndarray t = as_array("target", target)
+    cdef bint index_shape = lacks(t, a, class_axis)
+    if cnp.PyArray_TYPE(t) == cnp.NPY_BOOL:
+        raise TypeError("target must be integer class indices or float probabilities, not bool")
+    if is_float(storage_of(t.dtype)):
+        if not same_shape(t, a):
+            raise ValueError(f"target has shape {tuple_shape(t)} and dtype {(<object> t).dtype}, but class "
+                             f"probabilities need the logits' shape, {tuple_shape(a)}"
+                             + ("; class indices must be integers" if index_shape else ""))
+    elif not index_shape:
+        raise ValueError(f"target has shape {tuple_shape(t)}, but class indices need the logits' shape without the "
+                         f"class axis, {without(a, class_axis)}"
+                         + ("; class probabilities must be floats" if same_shape(t, a) else ""))
+    return t
+
+
+cdef cnp.ndarray as_weight(object weight, Py_ssize_t classes):
+    if weight is None:
+        return None
+    cdef cnp.ndarray w = as_array("weight", weight)
+    if w.ndim != 1 or cnp.PyArray_DIM(w, 0) != classes:
+        raise ValueError(f"weight has shape {tuple_shape(w)}, but the {classes} classes need shape {(classes,)}")
+    if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT64 and cnp.PyArray_ISCARRAY_RO(w):
+        return w
+    return as_doubles(w)
+
+
+cdef object as_doubles(object a):
+    """A contiguous copy; of a signalling NaN too, without a warning."""
+    with np.errstate(invalid="ignore"):
+        return np.array(a, np.float64, order="C")
+
+
+cdef cnp.ndarray as_upstream(object grad_output, cnp.ndarray a, int class_axis, object reduction):
+    """A copy, as float64, of the gradient with respect to the loss."""
     if grad_output is None:
         return None
-    upstream = as_array("grad_output", grad_output).astype(np.float64)
-    if tuple_shape(upstream) != shape:
-        raise ValueError(f"grad_output has shape {tuple_shape(upstream)}, but the loss has shape {shape}")
+    upstream = as_doubles(as_array("grad_output", grad_output))
+    shape = without(a, class_axis) if reduction == "none" else ()
+    if upstream.shape != shape:
+        raise ValueError(f"grad_output has shape {upstream.shape}, but the loss has shape {shape} "
+                         f"with reduction={reduction!r}")
     return upstream
 
 
-cdef long long representable(object index) except? -1:
-    """An ignore_index that no target can have becomes one that none has."""
-    return index if -2 ** 63 <= index < 2 ** 63 else INT64_MIN
+cdef cnp.ndarray new_losses(cnp.ndarray a, int class_axis, int type_num):
+    cdef cnp.npy_intp shape[MAX_DIMS]
+    cdef int d
+    for d in range(a.ndim - 1):
+        shape[d] = cnp.PyArray_DIM(a, d if d < class_axis else d + 1)
+    return cnp.PyArray_ZEROS(a.ndim - 1, shape, type_num, 0)
 
 
-cdef double check_indices(cnp.ndarray target, object classes, object ignored, cnp.ndarray weight) except? -1:
+cdef double check_indices(cnp.ndarray target, Py_ssize_t classes, object ignored, cnp.ndarray weight) except? -1:
     """The weight of the targets that count; `IndexError` for the first that is neither a class nor ignored."""
-    cdef Py_ssize_t count = classes, i, inner, stride
-    cdef long long index, ignore = representable(ignored)
-    cdef double total = 0
+    cdef Py_ssize_t i
+    cdef bint fits = INT64_MIN <= ignored < INT64_MAX     # as which load_index returns all that is larger
+    cdef long long index, ignore = ignored if fits else 0
+    cdef double total = 0, lost = 0, error
     cdef double *w = NULL if weight is None else <double *> cnp.PyArray_DATA(weight)
     cdef int storage = storage_of(target.dtype)
-    cdef cnp.flatiter walk = cnp.PyArray_IterNew(target)
-    cdef const char *p
-    if target.ndim <= 1:
-        inner = target.size
-        stride = target.strides[0] if target.ndim else 0
-    else:
-        inner = 0
-        stride = 0
-    p = <const char *> cnp.PyArray_DATA(target)
-    for i in range(target.size):
+    cdef Walker walker
+    start(&walker, target)
+    for i in range(cnp.PyArray_SIZE(target)):
         if i % LISTEN == LISTEN - 1:
             PyErr_CheckSignals()
-        if not inner:
-            p = <const char *> cnp.PyArray_ITER_DATA(walk)
-        index = load_index(storage, p)
-        if index != ignore:
-            if not 0 <= index < count:
-                where = np.unravel_index(i, tuple_shape(target))
-                raise IndexError(f"target{list(map(int, where))} is {target.flat[i]}, which is not a class index from 0 to "
-                                 f"{count - 1} nor ignore_index ({ignored})")
-            total += 1 if w == NULL else w[index]
-        if inner:
-            p += stride
-        else:
-            cnp.PyArray_ITER_NEXT(walk)
-    return total
+        index = load_index(storage, walker.data)
+        if not fits or index != ignore:
+            if 0 <= index < classes:
+                two_sum(total, 1 if w == NULL else w[index], &total, &error)
+                lost += error
+            elif fits or target[at(&walker, target.ndim)] != ignored:
+                raise no_class(target[at(&walker, target.ndim)], at(&walker, target.ndim), classes, ignored)
+        step(&walker, target)
+    return total + lost if isfinite(lost) else total
+
+
+cdef struct Walker:
+    const char *data                  # of the element it has come to
+    Py_ssize_t place[MAX_DIMS]
+
+
+cdef void start(Walker *walker, cnp.ndarray a) noexcept:
+    cdef int d
+    walker.data = <const char *> cnp.PyArray_DATA(a)
+    for d in range(a.ndim):
+        walker.place[d] = 0
+
+
+cdef inline void step(Walker *walker, cnp.ndarray a) noexcept:
+    """To the next element, in the order of indices. NumPy's own iterator ends at 32 dimensions."""
+    cdef int d = a.ndim - 1
+    while d >= 0:
+        walker.place[d] += 1
+        walker.data += cnp.PyArray_STRIDE(a, d)
+        if walker.place[d] < cnp.PyArray_DIM(a, d):
+            return
+        walker.data -= walker.place[d] * cnp.PyArray_STRIDE(a, d)
+        walker.place[d] = 0
+        d -= 1
+
+
+cdef tuple at(const Walker *walker, int ndim):
+    return tuple([walker.place[d] for d in range(ndim)])
+
+
+cdef inline void two_sum(double a, double b, double *total, double *lost) noexcept:
+    """The rounded sum, and exactly what rounding lost."""
+    cdef double s = a + b, part = s - a
+    lost[0] = (a - (s - part)) + (b - part)
+    total[0] = s
+
+
+cdef object no_class(object index, tuple place, Py_ssize_t classes, object ignored):
+    """The error for a target that is no class."""
+    problem = f"target{list(place) if place else ''} is {index}"
+    if classes == 0:
+        return IndexError(f"{problem}, but the logits have no classes: their class axis has length 0")
+    return IndexError(f"{problem}, which is neither a class index from 0 to {classes - 1} nor "
+                      f"ignore_index ({shown(ignored)})")
 
 
 def jacobian(output, axis, out):
     """diag(p) - p p^T of each row of `output`, in two trailing axes."""
+    cdef Axes axes
     cdef cnp.ndarray p = as_array("output", output), y, rows
-    axes = normalize_axes(axis, p.ndim)
+    cdef int d
+    find_axes(axis, p.ndim, &axes)
     result = result_dtype(p.dtype, None)
-    rest = [d for d in range(p.ndim) if d not in axes]
+    rest = [d for d in range(p.ndim) if not axes.reduced[d]]
+    taken = [d for d in range(p.ndim) if axes.reduced[d]]
     batch = tuple([p.shape[d] for d in rest])
-    n = math.prod([p.shape[d] for d in axes])
-    rows = np.ascontiguousarray(p.transpose(rest + sorted(axes))).reshape(batch + (n,))
-    rows = rows.astype(FLOAT64 if is_wide(result) else FLOAT32, copy=False)
+    n = math.prod([p.shape[d] for d in taken])
+    rows = np.ascontiguousarray(p.transpose(rest + taken)).reshape(batch + (n,))
+    with np.errstate(invalid="ignore"):
+        rows = rows.astype(FLOAT64 if is_wide(result) else FLOAT32, copy=False)
     shape = batch + (n, n)
     y = np.empty(shape, result) if out is None else check_out(out, shape, result)
     if overlap(rows, y):
         rows = rows.copy()
-    np.multiply(-rows[..., :, None], rows[..., None, :], out=y, casting="same_kind")
-    np.einsum("...ii->...i", y)[...] = rows * (1 - rows)
+    with np.errstate(all="ignore"):
+        diagonal = rows * (1 - rows)
+        np.multiply(-rows[..., :, None], rows[..., None, :], out=y, casting="same_kind")
+        np.einsum("...ii->...i", y)[...] = diagonal
     return y
 
 
 cdef tuple tuple_shape(cnp.ndarray a):
     return (<object> a).shape
-
-
-cdef cnp.ndarray as_mask(object where, cnp.ndarray a):
-    mask = np.asarray(where)
-    if mask.dtype != bool:
-        raise TypeError(f"where must be boolean, not {mask.dtype}")
-    try:
-        return np.broadcast_to(mask, tuple_shape(a))
-    except ValueError:
-        raise ValueError(f"where has shape {mask.shape}, which does not broadcast to x's {tuple_shape(a)}") from None

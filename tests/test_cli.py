@@ -65,6 +65,28 @@ def test_info_prints_the_run_time_information(capsys):
     assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full, the disk without room, is Linux's")
+@pytest.mark.parametrize("output", ["/dev/full", "a closed pipe"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_takes(output, unbuffered):
+    if output == "/dev/full":
+        with open(output, "wb") as full:
+            stdout, words = full.fileno(), "csoftmax: [Errno 28] No space left on device\n"
+            done = print_to(stdout, unbuffered)
+    else:
+        end, stdout = os.pipe()
+        os.close(end)
+        words = ""
+        done = print_to(stdout, unbuffered)
+        os.close(stdout)
+    assert (done.returncode, done.stderr) == (1, words)
+
+
+def print_to(stdout, unbuffered):
+    environment = ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered}
+    return subprocess.run([*MODULE, "info"], stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+
+
 def test_info_json_is_runtime_info():
     done = run("info", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -284,6 +306,7 @@ def test_bench_replaces_what_a_symbolic_link_names(tmp_path):
         (["bench", "--dtype", "float16"], "--dtype"),
         (["bench", "--threads", "0"], "--threads: invalid thread count"),
         (["bench", "--threads", "two"], "--threads: invalid thread count"),
+        (["bench", "--threads", "65537"], "--threads: invalid thread count"),
         (["bench", "--seconds", "nan"], "--seconds: invalid number of seconds"),
         (["bench", "--seconds", "-1"], "--seconds: invalid number of seconds"),
         (["bench", "--plot", "plot.txt"], "--plot: 'plot.txt' does not end in .png"),
@@ -435,6 +458,22 @@ def test_apply_says_what_is_wrong(tmp_path, array_file, args, status, message):
     assert (done.returncode, done.stdout) == (status, "")
     assert message in done.stderr.replace(f"{tmp_path}{os.sep}", "")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_apply_to_a_link_that_leads_nowhere(tmp_path, array_file):
+    loop = tmp_path / "loop.npy"
+    loop.symlink_to(loop)
+    done = run("apply", array_file(), loop)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("csoftmax: cannot write")
+    assert done.stderr.count("\n") == 1
+
+
+def test_apply_to_the_longest_name_there_may_be(tmp_path, array_file):
+    target = tmp_path / ("a" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 4) + ".npy")
+    done = run("apply", array_file(), target)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert target.exists()
 
 
 def test_bench_writes_one_page_that_needs_no_other_file(tmp_path):

@@ -92,7 +92,9 @@ def test_weight_of_the_wrong_shape(weight):
     refused(ValueError, r"weight.*\b3\b", LOGITS, TARGET, weight=weight)
 
 
-@pytest.mark.parametrize("reduction", ["average", "MEAN", "", None])
+@pytest.mark.parametrize(
+    "reduction", ["average", "MEAN", "", None, ["mean"], np.array(["mean", "sum"]), np.array("mean")], ids=repr
+)
 def test_unknown_reduction(reduction):
     refused(
         ValueError, "mean.*sum.*none|none.*mean.*sum|mean.*none.*sum", LOGITS, TARGET, reduction=reduction
@@ -102,6 +104,78 @@ def test_unknown_reduction(reduction):
 @pytest.mark.parametrize("smoothing", [-0.1, 1.1, np.nan, np.inf])
 def test_label_smoothing_out_of_range(smoothing):
     refused(ValueError, "label_smoothing", LOGITS, TARGET, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", ["a", "0.1", b"0", None, [0.1], np.ones(1), 1j, np.complex64(0)], ids=repr)
+def test_label_smoothing_that_is_no_number(smoothing):
+    refused(TypeError, "label_smoothing must be a number", LOGITS, TARGET, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("index", [1.5, "a", None, np.array([1]), np.float64(1)], ids=repr)
+def test_ignore_index_that_is_no_integer(index):
+    words = f"ignore_index must be an integer, not {re.escape(repr(index))}"
+    refused(TypeError, words, LOGITS, TARGET, ignore_index=index)
+
+
+@pytest.mark.parametrize("axis", [None, (0,), (0, 1), [1], 1.0, "a", True, np.array([1])], ids=repr)
+def test_axis_that_is_no_integer(axis):
+    refused(TypeError, "axis must be an integer: the class axis", LOGITS, TARGET, axis)
+
+
+def test_index_where_there_are_no_classes():
+    refused(IndexError, r"target\[0\] is 0, but the logits have no classes", np.zeros((2, 0)), [0, 0])
+    assert np.isnan(csoftmax.cross_entropy(np.zeros((2, 0)), [-100, -100]))
+
+
+def test_a_target_of_the_other_kind_is_told_so():
+    refused(ValueError, "class indices must be integers", LOGITS, TARGET.astype(float))
+    refused(ValueError, "class probabilities must be floats", LOGITS, np.zeros((4, 3), int))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i4", ">i4", "u4", "i8", ">i8", "u8"])
+def test_ignore_index_that_no_target_can_be_ignores_nothing(dtype):
+    """Nor does one that the target's dtype holds ignore anything but itself."""
+    limits = np.iinfo(dtype)
+    for index in (limits.min - 1, limits.max + 1, -(2**70), 2**63, 2**64, 2**70):
+        for bad in {limits.min, limits.max} - {0, index}:
+            target = TARGET.astype(dtype)
+            target[2] = bad
+            refused(IndexError, naming(str(bad), "2"), LOGITS, target, ignore_index=index)
+            assert csoftmax.cross_entropy(LOGITS, TARGET.astype(dtype), ignore_index=index) == csoftmax.cross_entropy(
+                LOGITS, TARGET
+            )
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i8", ">i8", "u8", ">u8"])
+def test_the_extremes_of_a_dtype_can_be_ignored(dtype):
+    limits = np.iinfo(dtype)
+    want, grad = csoftmax.cross_entropy_with_grad(LOGITS, [0, 1, -100, 0])
+    for index in {limits.min, limits.max} - {0}:
+        target = TARGET.astype(dtype)
+        target[2] = index
+        got = csoftmax.cross_entropy_with_grad(LOGITS, target, ignore_index=index)
+        assert got[0] == want
+        assert np.array_equal(got[1], grad)
+    if limits.max == 2**64 - 1:
+        target[2] = 2**64 - 1
+        for near in (2**63 - 1, 2**63, 2**64 - 2):
+            refused(IndexError, str(2**64 - 1), LOGITS, target, ignore_index=near)
+
+
+def test_as_many_dimensions_as_there_may_be():
+    logits, target = np.zeros((1,) * 62 + (2, 3)), np.zeros((1,) * 62 + (2,), int)
+    assert csoftmax.cross_entropy(logits, target) == csoftmax.cross_entropy(np.zeros(3), 0)
+    target[(0,) * 62 + (1,)] = 3
+    refused(IndexError, r"target\[(0, ){62}1\] is 3,", logits, target)
+
+
+def test_weight_in_the_memory_of_out():
+    """In place, with the weights in one of the rows that the gradient is written to."""
+    memory = np.array([[1.0, 2.0, 3.0], [0.5, 0.1, 0.2], [2.0, 1.0, 0.0]])
+    want = csoftmax.cross_entropy_with_grad(memory.copy(), [0, 1, 2], weight=memory[0].copy(), label_smoothing=0.1)
+    got = csoftmax.cross_entropy_with_grad(memory, [0, 1, 2], weight=memory[0], label_smoothing=0.1, out=memory)
+    assert got[0] == want[0]
+    assert np.array_equal(got[1], want[1])
 
 
 def test_axis_out_of_range():

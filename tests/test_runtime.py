@@ -87,6 +87,12 @@ def test_use_isa_of_an_absent_level_lists_those_there_are(level):
     assert csoftmax.get_isa() == before
 
 
+@pytest.mark.parametrize("name", [3, None, b"baseline", ["baseline"], np.array(["a", "b"])], ids=repr)
+def test_isa_that_is_no_name_is_refused(name):
+    with pytest.raises(TypeError, match=f"must be a string, not {type(name).__name__}"), csoftmax.use_isa(name):
+        pass
+
+
 def test_thread_count_is_set_and_restored():
     before = csoftmax.get_num_threads()
     with csoftmax.threads(3):
@@ -116,9 +122,63 @@ def test_thread_count_below_one_is_refused(count):
 
 
 def test_thread_count_that_is_no_integer_is_refused():
-    for count in (1.5, "2", None):
-        with pytest.raises(TypeError):
+    for count in (1.5, "2", None, True, np.float64(2), [2], np.array([2])):
+        with pytest.raises(TypeError, match=f"threads must be an integer, not {type(count).__name__}"):
             csoftmax.set_num_threads(count)
+
+
+@pytest.mark.parametrize("digits", [6, 20, 5000])
+def test_thread_count_beyond_reason_is_refused(digits):
+    with pytest.raises(ValueError, match="from 1 to 65536"):
+        csoftmax.set_num_threads(10**digits)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many", "1.5", "²", "65537", "99999999999", "9" * 5000])
+def test_thread_count_in_the_environment_that_is_none_is_an_error_at_import(count):
+    run = python("print('imported')", CSOFTMAX_NUM_THREADS=count)
+    assert run.stdout == ""
+    assert "ImportError: CSOFTMAX_NUM_THREADS=" in run.stderr
+    # OpenMP itself says what it thinks of its own variable, and goes on
+    assert python("print(csoftmax.get_num_threads() >= 1)", OMP_NUM_THREADS=count).stdout == "True\n"
+
+
+OPENMP = """
+import threadpoolctl
+print(*[m["filepath"] for m in threadpoolctl.threadpool_info() if m["user_api"] == "openmp"])
+"""
+UNDER_A_LIMIT = """
+import ctypes, os, sys
+import numpy as np
+openmp = ctypes.CDLL(sys.argv[1])
+openmp.omp_set_num_threads(1)
+import csoftmax
+tasks = lambda: len(os.listdir("/proc/self/task"))
+y, before = np.zeros((1000, 1000)), tasks()
+def threads():
+    csoftmax.softmax(y)
+    return tasks() - before + 1
+under = threads()
+with csoftmax.threads(3):
+    asked = threads()
+openmp.omp_set_num_threads(4)
+print(under, asked, threads())
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in Linux's /proc")
+def test_a_limit_that_openmp_had_before_the_import_is_obeyed():
+    """Without a count from the user; a process keeps the threads it has started."""
+    library = output(OPENMP)
+    if not library:
+        pytest.skip("this build has no OpenMP")
+    run = subprocess.run(
+        [sys.executable, "-c", UNDER_A_LIMIT, library],
+        env={k: v for k, v in os.environ.items() if not k.startswith("CSOFTMAX_")} | {"OMP_NUM_THREADS": "4"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert run.stdout.split() == ["1", "3", "4"], run.stderr
 
 
 def test_threads_from_the_environment():
@@ -177,7 +237,7 @@ def test_subnormals_and_rounding_are_alive_after_import_and_use(level):
 
 @pytest.mark.usefixtures("isa")
 def test_no_floating_point_error_is_ever_raised():
-    x = np.array([[np.nan, 1, 2], [np.inf, -np.inf, 0], [1e38, -1e38, 0], [-200, 0, 0], [-np.inf] * 3])
+    x = np.array([[np.nan, 1, 2], [np.inf, -np.inf, 0], [3e38, -3e38, 0], [-200, 0, 0], [-np.inf] * 3])
     with np.errstate(all="raise"):
         for dtype in ("float32", "float64"):
             logits = x.astype(dtype)
@@ -187,7 +247,14 @@ def test_no_floating_point_error_is_ever_raised():
             csoftmax.log_softmax_backward(logits, logs)
             csoftmax.softmax(logits, dtype="float16")
             csoftmax.cross_entropy_with_grad(logits, [0, 1, 2, 0, 1])
+            for reduction in ("sum", "mean", "none"):
+                csoftmax.cross_entropy(np.repeat(logits[2:3], 9, axis=0), [1] * 9, reduction=reduction)
+            for output in (p, logits, np.array([1e-38, 1e-30], dtype), np.array([1e38, 1e38], dtype)):
+                csoftmax.softmax_jacobian(output)
             np.add(np.ones(3), 1)
+        signalling = np.array([0x7FA00000] * 3, "u4").view("f4")
+        csoftmax.cross_entropy_with_grad(np.zeros((1, 3)), [0], weight=signalling, grad_output=signalling[0])
+        csoftmax.softmax_jacobian(csoftmax.softmax(np.array([1, 9]), dtype="float16"))
 
 
 def test_import_brings_in_nothing_but_numpy():
