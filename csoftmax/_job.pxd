@@ -59,7 +59,7 @@ cdef struct Job:
     Operand target
     Operand upstream                  # gradient of the loss, one a row
     Operand row_loss                  # reduction "none": where each row's loss goes
-    double *partial                   # else: sums of losses, one a chunk of rows or a tile
+    double *partial                   # else: sums of losses and what they lost, a pair a chunk of rows or a tile
     Loss loss
 
 

@@ -16,7 +16,8 @@ cdef inline double class_weight(const Job *job, Py_ssize_t c) noexcept nogil:
     return job.loss.weight[c] if job.loss.weight != NULL else 1
 
 
-cdef inline double target_share(const Job *job, const LossRow *r, const real *probabilities, Py_ssize_t c) noexcept nogil:
+cdef inline double target_share(const Job *job, const LossRow *r, const real *probabilities,
+                                Py_ssize_t c) noexcept nogil:
     # q[c], but for the share of the index itself
     cdef double share = job.loss.smoothing / job.n
     if not job.loss.indices:
@@ -67,6 +68,9 @@ cdef double settle_loss(const Job *job, const LossRow *r, double m, double log_s
     cdef double loss
     if not r.counted:
         return 0
+    if m == INFINITY:
+        # as log_softmax, and the gradient: NaN, whichever class is the target
+        return m - m
     loss = r.whole * log_sum + r.dot
     if r.target >= 0 and r.weight != 0:
         loss += r.weight * (m - r.at_target)
@@ -100,10 +104,12 @@ cdef void settle_gradient(const Job *job, Py_ssize_t row, const LossRow *r, doub
 
 cdef inline void keep_loss(const Job *job, Py_ssize_t row, Py_ssize_t part, double loss) noexcept nogil:
     cdef real value = <real> loss
+    cdef double lost
     if job.row_loss.data != NULL:
         store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), 0, 1, &value)
     else:
-        job.partial[part] += loss
+        two_sum(job.partial[2 * part], loss, &job.partial[2 * part], &lost)
+        job.partial[2 * part + 1] += lost
 
 
 cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:

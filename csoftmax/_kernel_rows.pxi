@@ -172,7 +172,8 @@ cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, cons
 
 # ------------------------------------------------------------------------------------------- derivatives
 
-cdef inline double row_dot(const real *g, const real *p, const real *y, Py_ssize_t n, const int operation) noexcept nogil:
+cdef inline double row_dot(const real *g, const real *p, const real *y, Py_ssize_t n,
+                           const int operation) noexcept nogil:
     cdef Py_ssize_t b
     cdef double dot = 0
     for b in range(blocks_of(n)):

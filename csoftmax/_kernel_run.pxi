@@ -346,7 +346,8 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
         known = block_ahead(job, block, b, end, &ahead)
         if in_place_exps(job, n):
             ahead.y = <real *> y + b * BLOCK
-            m = exp_block(block, n, m, t, <real *> y + b * BLOCK, stats + STATS * b, &ahead, &behind, True, False, False)
+            m = exp_block(block, n, m, t, <real *> y + b * BLOCK, stats + STATS * b, &ahead, &behind, True, False,
+                          False)
         elif job.operation == SOFTMAX:
             m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, False, False)
         else:
@@ -358,7 +359,8 @@ cdef inline bint in_place_exps(const Job *job, Py_ssize_t n) noexcept nogil:
     return job.operation == SOFTMAX and job.direct and not job.stream and n % LANES == 0
 
 
-cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end, Ahead *ahead) noexcept nogil:
+cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end,
+                             Ahead *ahead) noexcept nogil:
     # the block after b, where it lies ready in memory; whether there is one
     cdef bint ready = job.direct and b + 1 < end
     ahead.x = block + BLOCK if ready else block

@@ -694,14 +694,19 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
 
 cdef double run_loss(Job *job, bint wide) except? -1:
     """Runs the job; the sum of the losses, unless each has been stored."""
-    cdef cnp.npy_intp parts = 0
+    cdef cnp.npy_intp parts = 0, i
+    cdef double total = 0, lost = 0, error
     cdef cnp.ndarray partial
     if job.row_loss.data == NULL:
-        parts = job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
+        # a pair each
+        parts = 2 * (job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n))
     partial = cnp.PyArray_ZEROS(1, &parts, cnp.NPY_FLOAT64, 0)
     job.partial = <double *> cnp.PyArray_DATA(partial)
     _core.run(job, wide)
-    return partial.sum() if parts > 1 else (job.partial[0] if parts else 0)
+    for i in range(0, parts, 2):
+        two_sum(total, job.partial[i], &total, &error)
+        lost += error + job.partial[i + 1]
+    return total + lost if isfinite(lost) else total
 
 
 cdef int find_class_axis(object axis, cnp.ndarray logits) except -1:

@@ -38,7 +38,7 @@ def runtime_info() -> dict[str, Any]:
     True
     """
     compiler, flags = _dispatch.compiler()
-    names = ("CSOFTMAX_ISA", "CSOFTMAX_NUM_THREADS", "OMP_NUM_THREADS")
+    names = ("CSOFTMAX_ISA", "CSOFTMAX_NUM_THREADS", "CSOFTMAX_STREAM_BYTES", "OMP_NUM_THREADS")
     return {
         "version": _version(),
         "compiler": compiler,

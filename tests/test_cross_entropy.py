@@ -248,3 +248,38 @@ def test_mean_of_a_million_equal_weights():
     logits = np.zeros((10**6, 2))
     loss = csoftmax.cross_entropy(logits, np.zeros(10**6, int), weight=[0.1, 0.1])
     assert loss == pytest.approx(np.log(2), rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": np.r_[0, np.arange(1, 17)]}], ids=str)
+def test_infinite_logits_give_nan_as_log_softmax_does(dtype, axis, options):
+    """Whichever class is the target, and the gradient too; ignored rows stay out of it."""
+    for width in (2, 3, 17):
+        weights = {key: value[:width] if key == "weight" else value for key, value in options.items()}
+        for place in range(width):
+            logits = np.zeros((width + 1, width), dtype)
+            logits[:, place] = np.inf
+            target = np.append(np.arange(width), -100)
+            one_hot = np.eye(width + 1, width)
+            for goal in (target, one_hot):
+                ordered = logits if axis else logits.T.copy()
+                turned = goal if axis or goal.ndim == 1 else goal.T.copy()
+                loss, grad = csoftmax.cross_entropy_with_grad(ordered, turned, axis, reduction="none", **weights)
+                assert np.array_equal(
+                    loss, csoftmax.cross_entropy(ordered, turned, axis, reduction="none", **weights), equal_nan=True
+                )
+                assert np.isnan(loss[:width]).all()
+                assert np.isnan(grad if axis else grad.T)[:width].all()
+            loss, grad = csoftmax.cross_entropy_with_grad(ordered, target, axis, reduction="none", **weights)
+            assert loss[width] == 0
+            assert not (grad if axis else grad.T)[width].any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_of_losses_keep_their_digits(axis, reduction, rng):
+    for rows in (32, 256, 1000, 5000):
+        logits = np.zeros((rows, 2)) if axis else np.zeros((2, rows))
+        loss = csoftmax.cross_entropy(logits, np.zeros(rows, int), axis, reduction=reduction)
+        assert loss == pytest.approx(np.log(2) * (1 if reduction == "mean" else rows), rel=5e-16)
