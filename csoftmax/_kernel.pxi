@@ -71,7 +71,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     real v_hadd(vec) noexcept
     real v_hmax(vec) noexcept
     void v_hpair(vec, real *, real *) noexcept
-    void v_hpair_rows(const vec *, vec *, vec *) noexcept
+    vec v_hadd_rows(const vec *) noexcept
     enum:
         QUAD "CSM_QUAD"
     void v_quads_in(const real *, Py_ssize_t, Py_ssize_t, vec *) noexcept

@@ -201,31 +201,20 @@ cdef inline void short_backward(const Strip *s, const int operation) noexcept no
     cdef const real *p
     cdef real *y
     cdef vec rows[VL]
-    cdef vec a, b
-    cdef real halves[2 * VL]
-    cdef double dots[VL]
-    cdef real shifts[VL]
-    cdef v_f64 high, low
+    cdef real dots[VL]
     cdef vec d, f = v_set1(gradient_factor(s.inv_t, operation))
     for first from 0 <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
             row = first + (r if r < count else 0)
             rows[r] = short_dot(s.x + row * s.x_pitch, s.p + row * s.p_pitch, whole, tail, operation)
-        v_hpair_rows(rows, &a, &b)
-        v_store(halves, a)
-        v_store(halves + VL, b)
-        for r from 0 <= r < VL by VL64:
-            join_pair_lanes(halves + r, halves + VL + r, &high, &low)
-            store_f64(dots + r, add_f64(high, low))
-        for r in range(VL):
-            shifts[r] = gradient_dot(dots[r], operation)
+        v_store(dots, v_mul(v_hadd_rows(rows), v_set1(gradient_dot(1, operation))))
         for r in range(count):
             row = first + r
             g = s.x + row * s.x_pitch
             p = s.p + row * s.p_pitch
             y = s.y + row * s.y_pitch
-            d = v_set1(shifts[r])
+            d = v_set1(dots[r])
             for v in range(whole):
                 v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), d, f, operation))
             v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0),

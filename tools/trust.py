@@ -87,7 +87,7 @@ def build(name, python=(sys.executable,), **environment):
     for path in run(["git", "ls-files"]).splitlines():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, folder / path)
-    run([*python, "setup.py", "build_ext", "-i"], folder, **environment)
+    run([*python, "setup.py", "build_ext", "-i", f"-j{os.cpu_count()}"], folder, **environment)
     return folder
 
 

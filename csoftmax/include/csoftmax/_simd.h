@@ -306,9 +306,9 @@ CSM_INLINE void hpair_f64(v_f64 a, double *low, double *high) {
 CSM_HORIZONTAL(add)
 CSM_HORIZONTAL(max)
 
-/* VL vectors, one a row, reduced at once: lane r of the results is the pair of row r. */
+/* VL vectors, one a row, added up at once: lane r of the result is hadd of row r. */
 #if defined(CSM_AVX512)
-CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
+CSM_INLINE v_f32 hadd_rows_f32(const v_f32 *r) {
     v_f32 a[8], b[4], c[2];
     for (int i = 0; i < 8; i++)
         a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
@@ -320,10 +320,10 @@ CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
         c[i] = _mm512_add_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),
                             _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    *low = _mm512_permutexvar_ps(order, _mm512_shuffle_ps(c[0], c[1], 0x88));
-    *high = _mm512_permutexvar_ps(order, _mm512_shuffle_ps(c[0], c[1], 0xdd));
+    c[0] = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
+    return _mm512_permutexvar_ps(order, c[0]);
 }
-CSM_INLINE void hpair_rows_f64(const v_f64 *r, v_f64 *low, v_f64 *high) {
+CSM_INLINE v_f64 hadd_rows_f64(const v_f64 *r) {
     v_f64 a[4], b[2];
     for (int i = 0; i < 4; i++)
         a[i] = _mm512_add_pd(_mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0x44),
@@ -332,11 +332,11 @@ CSM_INLINE void hpair_rows_f64(const v_f64 *r, v_f64 *low, v_f64 *high) {
         b[i] = _mm512_add_pd(_mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0x88),
                             _mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0xdd));
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    *low = _mm512_permutexvar_pd(order, _mm512_unpacklo_pd(b[0], b[1]));
-    *high = _mm512_permutexvar_pd(order, _mm512_unpackhi_pd(b[0], b[1]));
+    b[0] = _mm512_add_pd(_mm512_unpacklo_pd(b[0], b[1]), _mm512_unpackhi_pd(b[0], b[1]));
+    return _mm512_permutexvar_pd(order, b[0]);
 }
 #elif defined(CSM_AVX2)
-CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
+CSM_INLINE v_f32 hadd_rows_f32(const v_f32 *r) {
     v_f32 a[4], b[2];
     for (int i = 0; i < 4; i++)
         a[i] = _mm256_add_ps(_mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x20),
@@ -345,27 +345,25 @@ CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
         b[i] = _mm256_add_ps(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44),
                             _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    *low = _mm256_permutevar8x32_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), order);
-    *high = _mm256_permutevar8x32_ps(_mm256_shuffle_ps(b[0], b[1], 0xdd), order);
+    b[0] = _mm256_add_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));
+    return _mm256_permutevar8x32_ps(b[0], order);
 }
-CSM_INLINE void hpair_rows_f64(const v_f64 *r, v_f64 *low, v_f64 *high) {
+CSM_INLINE v_f64 hadd_rows_f64(const v_f64 *r) {
     v_f64 a[2];
     for (int i = 0; i < 2; i++)
         a[i] = _mm256_add_pd(_mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x20),
                             _mm256_permute2f128_pd(r[2 * i], r[2 * i + 1], 0x31));
-    *low = _mm256_permute4x64_pd(_mm256_unpacklo_pd(a[0], a[1]), 0xd8);
-    *high = _mm256_permute4x64_pd(_mm256_unpackhi_pd(a[0], a[1]), 0xd8);
+    a[0] = _mm256_add_pd(_mm256_unpacklo_pd(a[0], a[1]), _mm256_unpackhi_pd(a[0], a[1]));
+    return _mm256_permute4x64_pd(a[0], 0xd8);
 }
 #else
-CSM_INLINE void hpair_rows_f32(const v_f32 *r, v_f32 *low, v_f32 *high) {
+CSM_INLINE v_f32 hadd_rows_f32(const v_f32 *r) {
     const v_f32 a = _mm_add_ps(_mm_shuffle_ps(r[0], r[1], 0x44), _mm_shuffle_ps(r[0], r[1], 0xee));
     const v_f32 b = _mm_add_ps(_mm_shuffle_ps(r[2], r[3], 0x44), _mm_shuffle_ps(r[2], r[3], 0xee));
-    *low = _mm_shuffle_ps(a, b, 0x88);
-    *high = _mm_shuffle_ps(a, b, 0xdd);
+    return _mm_add_ps(_mm_shuffle_ps(a, b, 0x88), _mm_shuffle_ps(a, b, 0xdd));
 }
-CSM_INLINE void hpair_rows_f64(const v_f64 *r, v_f64 *low, v_f64 *high) {
-    *low = _mm_unpacklo_pd(r[0], r[1]);
-    *high = _mm_unpackhi_pd(r[0], r[1]);
+CSM_INLINE v_f64 hadd_rows_f64(const v_f64 *r) {
+    return _mm_add_pd(_mm_unpacklo_pd(r[0], r[1]), _mm_unpackhi_pd(r[0], r[1]));
 }
 #endif
 
@@ -533,11 +531,10 @@ CSM_HORIZONTAL(f64, double, max)
         *low = lanes[0];                                                                                     \
         *high = VL_##T > 1 ? lanes[1] : 0;                                                                   \
     }                                                                                                        \
-    CSM_INLINE void hpair_rows_##T(const v_##T *r, v_##T *low, v_##T *high) {                                \
-        R a[VL_##T], b[VL_##T];                                                                              \
-        for (int i = 0; i < VL_##T; i++) hpair_##T(r[i], a + i, b + i);                                      \
-        *low = load_##T(a);                                                                                  \
-        *high = load_##T(b);                                                                                 \
+    CSM_INLINE v_##T hadd_rows_##T(const v_##T *r) {                                                         \
+        R lanes[VL_##T];                                                                                     \
+        for (int i = 0; i < VL_##T; i++) lanes[i] = hadd_##T(r[i]);                                          \
+        return load_##T(lanes);                                                                              \
     }
 CSM_HPAIR(f32, float)
 CSM_HPAIR(f64, double)
