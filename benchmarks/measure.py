@@ -13,7 +13,7 @@ POOLS = (
     "NUMBA_NUM_THREADS",
     "CSOFTMAX_NUM_THREADS",
 )
-SETTLE = 0.003  # seconds in which the thread pool of the contender before stops spinning
+SETTLE = 0.01  # seconds in which the thread pool of the contender before stops spinning
 
 
 def pin(threads):
@@ -79,7 +79,11 @@ def interleave(runs, *, threads, rounds=9, block=0.002, budget=1.0, dropout=20):
     dict of str to list of float
         Seconds a call, one entry a round.
     """
-    first = {name: glance(run) for name, run in runs.items()}
+    first = {}
+    for name, run in runs.items():
+        if threads > 1:
+            time.sleep(SETTLE)
+        first[name] = glance(run)
     slow = dropout * min(first.values())
     times = {name: [first[name]] if first[name] > min(slow, budget) else [] for name in runs}
     calls = {name: max(1, round(block / first[name])) for name in runs}
