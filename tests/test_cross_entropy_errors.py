@@ -39,6 +39,10 @@ def test_index_out_of_range_names_the_first_one_and_where_it_stands(bad):
     refused(IndexError, naming(str(bad), "1"), LOGITS, target)
 
 
+def test_logits_of_no_dimension_have_no_classes():
+    refused(ValueError, "0-d", np.array(1.0), 0, 0)
+
+
 def test_index_out_of_range_in_many_dimensions():
     logits = np.zeros((2, 5, 4, 3))
     target = np.zeros((2, 4, 3), int)
