@@ -7,7 +7,7 @@ CSOFTMAX_OPENMP=0     build without threads
 CSOFTMAX_CFLAGS       more flags for compiler and linker (sanitizers, warnings)
 CSOFTMAX_DEBUG=1      keep symbols and line numbers, for perf and gdb
 CSOFTMAX_ANNOTATE=1   write Cython's annotated HTML beside the sources
-CSOFTMAX_COVERAGE=1   trace Cython's lines; slow, never to be released
+CSOFTMAX_COVERAGE=1   count the lines that run, with gcc's gcov, for tools/cython_coverage.py; never to be released
 """
 
 import os
@@ -40,6 +40,8 @@ UNIX = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "openmp": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
     "release": (["-g0"], ["-Wl,-x" if sys.platform == "darwin" else "-Wl,--strip-all"]),
+    # functions that nothing calls are to be seen too
+    "coverage": (["-Og", "-w", "--coverage", "-DCYTHON_INLINE=__attribute__((used))"], ["--coverage"]),
 }
 MSVC = {
     "all": ["/O2", "/fp:precise"],
@@ -47,6 +49,7 @@ MSVC = {
     "avx512": ["/arch:AVX512"],
     "openmp": [(["/openmp"], [])],
     "release": ([], []),
+    "coverage": ([], []),
 }
 
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
@@ -57,7 +60,7 @@ def switched_on(name):
 
 
 COVERAGE = switched_on("CSOFTMAX_COVERAGE")
-DEBUG = COVERAGE or switched_on("CSOFTMAX_DEBUG")
+DEBUG = switched_on("CSOFTMAX_DEBUG")
 
 
 def levels_to_build():
@@ -84,7 +87,7 @@ def extensions():
     for name in ("_dispatch", "_core", "_walk", "_plan", "_capi"):
         yield extension(name, [f"csoftmax/{name}.pyx"])
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
-    for name in ("_forward", "_derivative"):
+    for name in () if COVERAGE else ("_forward", "_derivative"):
         yield extension(name, [f"csoftmax/{name}.py"])
     for level in levels_to_build():
         for bits in (32, 64):
@@ -98,21 +101,19 @@ class BuildExt(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         flags = MSVC if msvc else UNIX
         extra = os.environ.get("CSOFTMAX_CFLAGS", "").split()
-        release = ([], []) if DEBUG else flags["release"]
+        release = flags["coverage"] if COVERAGE else ([], []) if DEBUG else flags["release"]
         for extension in self.extensions:
             level = extension.name.removeprefix("csoftmax._isa.").partition("_")[0]
             extension.extra_compile_args += flags["all"] + release[0] + flags.get(level, []) + extra
             extension.extra_link_args += release[1] + extra
             extension.define_macros.append(("CSM_CFLAGS", '"' + " ".join(flags["all"] + extra) + '"'))
-            if level in LEVELS and not msvc:
+            if level in LEVELS and not msvc and not COVERAGE:
                 # a row function that is not inlined would not see its constant arguments
                 extension.define_macros.append(("CYTHON_INLINE", "inline __attribute__((always_inline, unused))"))
             if extension.name == "csoftmax._core":
                 compile_flags, link_flags = self.openmp_flags(flags["openmp"])
                 extension.extra_compile_args += compile_flags
                 extension.extra_link_args += link_flags
-            if COVERAGE:
-                extension.define_macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
         super().build_extensions()
 
     def openmp_flags(self, candidates):
@@ -141,7 +142,6 @@ DIRECTIVES = {
     "cdivision": True,
     "embedsignature": False,
     "freethreading_compatible": False,
-    "linetrace": COVERAGE,
 }
 
 setup(

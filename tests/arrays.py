@@ -64,6 +64,13 @@ def _field(a):
     return records["value"]
 
 
+def _first_field(a):
+    """What the data pointer fits and the strides do not."""
+    records = np.zeros(a.shape, [("value", a.dtype), ("tag", "u1")])
+    records["value"] = a
+    return records["value"]
+
+
 def _sliced(a):
     spread = np.zeros([2 * n + 1 for n in a.shape], a.dtype)
     inner = spread[tuple(slice(1, None, 2) for _ in a.shape)]
@@ -90,6 +97,7 @@ WRITABLE_LAYOUTS = {
     "reversed F": lambda a: np.array(a[:, ::-1], order="F")[:, ::-1],
     "misaligned": _misaligned,
     "field of records": _field,
+    "first field of records": _first_field,
     "subclass": lambda a: a.copy().view(Subclass),
 }
 LAYOUTS = WRITABLE_LAYOUTS | {

@@ -172,3 +172,23 @@ def test_columns_have_the_bits_of_rows(dtype, threads, function, rng):
             assert same_bits(function(x, 0, out=around[:, 20:-20]), want), (n, width)
         assert (around[:, :20] == 7).all(), (n, width)
         assert (around[:, -20:] == 7).all(), (n, width)
+
+
+STREAMED = 32 << 20  # bytes of a result from which on it is written around the caches
+
+
+@EVERY_FUNCTION
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_beyond_the_caches_have_the_bits_of_rows_alone(dtype, function, rng):
+    for width in (33, 1027, 300_003):
+        row = exact_differences(rng, width, dtype)
+        rows = np.broadcast_to(row, (STREAMED // row.nbytes + 1, width))
+        assert same_bits(function(rows), function(row)), width
+    for width in (33, 1100):
+        row = exact_differences(rng, width, dtype)
+        shape = (STREAMED // (4096 * row.nbytes) + 1, width, 4096)
+        columns = np.ascontiguousarray(np.broadcast_to(row[:, None], shape))
+        memory = np.empty(columns.nbytes + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        out = memory[start : start + columns.nbytes].view(dtype).reshape(shape)
+        assert same_bits(function(columns, 1, out=out), function(row)[:, None]), width

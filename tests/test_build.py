@@ -105,3 +105,10 @@ def test_symbols_stay_when_they_are_wanted(build, variable):
     for value, stripped in (("0", True), ("1", False)):
         flags = build("unix", "-fopenmp", **{variable: value}).values()
         assert all(("-g0" in compiler) is stripped for compiler, _, _ in flags)
+
+
+def test_counters_are_built_in_for_coverage_alone(build):
+    for value in ("0", "1"):
+        flags = build("unix", "-fopenmp", CSOFTMAX_COVERAGE=value)
+        assert all(("--coverage" in part) is (value == "1") for found in flags.values() for part in found[:2])
+        assert ("_forward" in flags) is (value == "0")  # Python lines stay Python's

@@ -402,7 +402,8 @@ def test_an_interrupted_apply_leaves_the_folder_as_it_was(tmp_path, array_file, 
     result.write_text("old")
     strike = f"os.kill(os.getpid(), {int(number)})"
     preparation = (
-        "import os, numpy as np; from csoftmax import _apply; _apply.BLOCK_BYTES = 100; real = np.asarray\n"
+        "import os, signal, numpy as np; from csoftmax import _apply; _apply.BLOCK_BYTES = 100; real = np.asarray\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"def asarray(a):\n    if list(os.scandir({str(tmp_path)!r}))[2:]: {strike}\n    return real(a)\n"
         "_apply.np.asarray = asarray"
     )

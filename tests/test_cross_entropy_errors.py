@@ -39,6 +39,10 @@ def test_index_out_of_range_names_the_first_one_and_where_it_stands(bad):
     refused(IndexError, naming(str(bad), "1"), LOGITS, target)
 
 
+def test_logits_of_no_dimension_have_no_classes():
+    refused(ValueError, "0-d", np.array(1.0), 0, 0)
+
+
 def test_index_out_of_range_in_many_dimensions():
     logits = np.zeros((2, 5, 4, 3))
     target = np.zeros((2, 4, 3), int)
@@ -186,6 +190,21 @@ def test_axis_out_of_range():
 @pytest.mark.parametrize("dtype", [np.longdouble, complex, object, "U9"], ids=str)
 def test_refused_types_of_logits(dtype):
     refused(TypeError, str(np.dtype(dtype)), LOGITS.astype(dtype), TARGET)
+
+
+@pytest.mark.parametrize("axis", [None, (0,), [1]], ids=str)
+def test_axis_that_is_no_integer(axis):
+    refused(TypeError, "axis", LOGITS, TARGET, axis)
+
+
+def test_target_of_booleans_is_neither_classes_nor_probabilities():
+    refused(TypeError, "target.*bool", LOGITS, TARGET > 0)
+    refused(TypeError, "target.*bool", LOGITS, LOGITS > 0)
+
+
+@pytest.mark.parametrize("index", [1.0, "1", None], ids=repr)
+def test_ignore_index_that_is_no_integer(index):
+    refused(TypeError, "ignore_index", LOGITS, TARGET, ignore_index=index)
 
 
 def test_grad_output_of_the_wrong_shape():

@@ -182,6 +182,22 @@ def test_nan_and_infinities_in_every_position(dtype, rng):
 
 @pytest.mark.parametrize("axis", [-1, 0])
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_nan_and_inf_in_one_row(dtype, axis, rng):
+    """An infinite maximum does not hide the NaN, whichever block either is in."""
+    for width in (2, 33, 1025, 2500):
+        for nan, infinite in ((0, width - 1), (width - 1, 0), (width // 2, width // 2 - 1)):
+            x = exact_differences(rng, (20, width), dtype)
+            x[3:9, infinite] = INF
+            x[3:9, nan] = NAN
+            for function, _, _ in FUNCTIONS.values():
+                missing = np.isnan(along(function, x, axis)).reshape(20, -1)
+                assert missing[3:9].all(), (width, nan)
+                assert not missing[:3].any(), (width, nan)
+                assert not missing[9:].any(), (width, nan)
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_a_special_row_leaves_its_neighbours_bits_alone(dtype, axis, rng):
     largest = {"float16": 65504, "float64": 1.7e308}.get(dtype, 3e38)
     for width in [*range(1, 71), 130, 1025]:

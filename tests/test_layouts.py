@@ -20,7 +20,7 @@ import csoftmax
 pytestmark = pytest.mark.usefixtures("isa")
 
 AXES = [0, 1, 2, -1, (0, 1), (2, 0), (1, 2), None]
-SHAPES = [(3, 5, 7), (2, 37, 3), (5, 4, 70)]
+SHAPES = [(3, 5, 7), (2, 37, 3), (5, 4, 70), (9, 4, 3)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS | BROADCAST_LAYOUTS)

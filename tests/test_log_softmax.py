@@ -98,6 +98,15 @@ def test_gradient_at_every_width(dtype, operator, rng):
         assert out.intact(), width
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradient_of_a_row_that_is_worked_on_by_blocks(dtype, operator, rng):
+    grad, output = pair(rng, 300_001, dtype)
+    assert gradient_error(operator, grad, output) <= MAX_ULP[dtype]
+    with csoftmax.threads(3):
+        assert np.array_equal(operator(grad, output), operator(grad, output, out=grad))
+
+
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.7])
 @pytest.mark.parametrize("axis", [0, 1, (0, 2), None])
 def test_backward_and_jvp_agree_with_central_differences(axis, temperature, rng):

@@ -19,11 +19,11 @@ import csoftmax
 CPU_FLAGS = {"avx2": {"avx2", "fma", "bmi2"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
 
 
-def python(code, **environment):
+def python(code, first="import csoftmax", **environment):
     """Run `code` in a fresh interpreter whose warnings are errors."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("CSOFTMAX_", "OMP_"))}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import csoftmax\n{code}"],
+        [sys.executable, "-W", "error", "-c", f"{first}\n{code}"],
         env=clean | environment,
         capture_output=True,
         text=True,
@@ -31,8 +31,8 @@ def python(code, **environment):
     )
 
 
-def output(code, **environment):
-    run = python(code, **environment)
+def output(code, first="import csoftmax", **environment):
+    run = python(code, first, **environment)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     return run.stdout.strip()
@@ -186,6 +186,52 @@ def test_threads_from_the_environment():
     assert output(ask, CSOFTMAX_NUM_THREADS="3") == "3"
     assert output(ask, OMP_NUM_THREADS="5") == "5"
     assert output(ask, CSOFTMAX_NUM_THREADS="3", OMP_NUM_THREADS="5") == "3"
+
+
+@pytest.mark.parametrize("count", ["0", "-2", "two"])
+def test_thread_count_of_the_environment_that_is_no_positive_integer_is_an_error_at_import(count):
+    run = python("print('imported')", CSOFTMAX_NUM_THREADS=count)
+    assert run.returncode != 0
+    assert run.stdout == ""
+    assert repr(count) in run.stderr.strip().splitlines()[-1]
+
+
+QUOTAS = {
+    "of 1.5 CPUs": ({"cpu.max": "150000 100000"}, "2"),
+    "of a tenth of a CPU": ({"cpu.max": "10000 100000"}, "1"),
+    "none": ({"cpu.max": "max 100000"}, "None"),
+    "unheard of": ({"cpu.max": "unlimited"}, "None"),
+    "no such file": ({}, "None"),
+    "of 2.5 CPUs in the first version's files": (
+        {"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, "3",
+    ),
+    "none in the first version's files": (
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "None",
+    ),
+    "a period of 0": ({"cpu/cpu.cfs_quota_us": "1", "cpu/cpu.cfs_period_us": "0"}, "None"),
+}
+
+
+@pytest.mark.parametrize("quota", QUOTAS)
+def test_cpu_quota_of_the_cgroup(quota):
+    files, cpus = QUOTAS[quota]
+    code = (
+        "import builtins, io\n"
+        f"files = {files}\n"
+        "def fake(path, *arguments):\n"
+        "    group, _, name = str(path).partition('/sys/fs/cgroup/')\n"
+        "    if not name:\n"
+        "        return there(path, *arguments)\n"
+        "    if name not in files:\n"
+        "        raise FileNotFoundError(path)\n"
+        "    return io.StringIO(files[name])\n"
+        "there, builtins.open = builtins.open, fake\n"
+        "import csoftmax, os\n"
+        "from csoftmax import _core\n"
+        f"assert _core.quota_cpus() == {cpus}, _core.quota_cpus()\n"
+        f"assert csoftmax.get_num_threads() == min({cpus} or 99, len(os.sched_getaffinity(0)))\n"
+    )
+    output(code, first="")
 
 
 def test_threads_are_at_most_the_cpus_this_process_may_use():

@@ -116,6 +116,13 @@ def test_jacobian_replaces_its_axis_by_two_trailing_ones(axis, rng):
     assert np.array_equal(out, jacobian)
 
 
+def test_jacobian_may_overlap_its_input():
+    memory = np.arange(30.0)
+    p = memory[3:8]
+    want = csoftmax.softmax_jacobian(p.copy())
+    assert np.array_equal(csoftmax.softmax_jacobian(p, out=memory[:25].reshape(5, 5)), want)
+
+
 def test_jacobian_times_vector_is_the_jvp(rng):
     v, p = pair(rng, (6, 40), "float64")
     product = (csoftmax.softmax_jacobian(p) @ v[..., None])[..., 0]

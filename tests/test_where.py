@@ -166,3 +166,12 @@ class TestRefused:
     def test_mask_that_is_not_boolean(self, function, mask):
         with pytest.raises(TypeError, match="where"):
             function(np.ones(3), where=mask)
+
+
+def test_out_may_overlap_the_mask(rng):
+    x = rng.standard_normal(100)
+    memory = np.zeros(800, np.uint8)
+    mask, out = memory[350:450].view(bool), memory.view(np.float64)
+    mask[::3] = True
+    want = csoftmax.softmax(x, where=mask.copy())
+    assert np.array_equal(csoftmax.softmax(x, where=mask, out=out), want)

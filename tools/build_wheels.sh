@@ -15,5 +15,5 @@ for python in "$@"; do
     "$python" -m pip wheel -q --no-deps -w "$work/plain" "$work"/csoftmax-*.tar.gz
 done
 for wheel in "$work"/plain/*.whl; do
-    auditwheel repair -w dist "$wheel"
+    auditwheel repair -z 9 -w dist "$wheel"
 done

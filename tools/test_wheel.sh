@@ -13,15 +13,16 @@ echo "$(basename "$wheel"): $bytes bytes"
 ((bytes <= 1500000)) || { echo "larger than 1.5 MB" >&2; exit 1; }
 
 "$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install -q "$wheel"
 cd "$root" && cp -r --parents README.md pyproject.toml setup.py tests examples docs benchmarks "$work" && cd "$work"
-# no compiler, no test extra yet: the wheel and NumPy alone
+# where no compiler is to be found, nor any other program: the wheel and NumPy alone
+env PATH=/nowhere "$work/venv/bin/python" -m pip install -q --only-binary :all: "$wheel"
 env PATH=/nowhere "$work/venv/bin/python" - <<'EXAMPLE'
-import pathlib, re
+import pathlib, re, shutil
+assert not any(map(shutil.which, ("cc", "gcc", "clang", "c++", "ld")))
 readme = pathlib.Path("README.md").read_text()
 exec(re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1])
 import csoftmax
 csoftmax.show_runtime()
 EXAMPLE
-"$work/venv/bin/pip" install -q "$wheel[test]"
+"$work/venv/bin/pip" install -q "${wheel}[test]"
 "$work/venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
