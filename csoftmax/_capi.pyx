@@ -13,7 +13,7 @@ from libc.string cimport memset
 
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
-    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
     SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch,
 )
 from csoftmax._walk cimport find_walk, item_size
@@ -38,7 +38,6 @@ _C_API = PyCapsule_New(<void *> &csm_table, "csoftmax._capi._C_API", NULL)
 cdef enum:
     SMALL_STACK = 16384       # scratch of short rows
     LARGE_STACK = 131072      # and of long ones: a thread's stack may be as small as 512 KiB
-    TILE_BYTES = 32768        # of a tile of columns that is copied to scratch
 
 
 # --------------------------------------------------------------------------------------------------- a job
@@ -141,7 +140,7 @@ cdef inline int run(Job *job, bint wide) noexcept nogil:
     cdef Py_ssize_t size
     if job.rows == 0 or job.n == 0:
         return CSM_OK
-    find_walk(job, wide, 1, TILE_BYTES)
+    find_walk(job, wide, 1, True)
     size = kernels.scratch_bytes(job)
     if size > SMALL_STACK:
         return run_long(job, kernels, size)

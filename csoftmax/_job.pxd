@@ -46,7 +46,7 @@ cdef struct Job:
     Py_ssize_t n                      # length of a row
     Py_ssize_t rows
     int axis_ndim
-    int batch_ndim                    # COLUMNS: the last one has unit stride
+    int batch_ndim                    # COLUMNS: the last one is across the columns
     Py_ssize_t axis_shape[MAX_DIMS]
     Py_ssize_t batch_shape[MAX_DIMS]
     Py_ssize_t width                  # COLUMNS: columns of a tile

@@ -34,6 +34,23 @@ cdef inline vec fold_add(const vec *a) noexcept nogil:
     return s[0]
 
 
+cdef inline void fold_pair(const vec *a, real *first, real *second) noexcept nogil:
+    # the two halves that fold_add and hadd add last
+    cdef vec s[NV]
+    cdef Py_ssize_t j, half = NV // 2
+    for j in range(NV):
+        s[j] = a[j]
+    while half > (1 if VL == 1 else 0):
+        for j in range(half):
+            s[j] = v_add(s[j], s[j + half])
+        half //= 2
+    if VL == 1:
+        v_store(first, s[0])
+        v_store(second, s[1 if NV > 1 else 0])
+    else:
+        v_hpair(s[0], first, second)
+
+
 cdef inline Py_ssize_t lanes_left(Py_ssize_t n) noexcept nogil:
     return 0 if n < 0 else (VL if n > VL else n)
 
@@ -177,7 +194,7 @@ cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *lo
     cdef real first, second
     cdef Py_ssize_t j
     if n <= SHORT:
-        v_hpair(fold_add(a), &first, &second)
+        fold_pair(a, &first, &second)
         join_pair(first, second, high, low)
     else:
         for j in range(NV):
@@ -286,6 +303,7 @@ cdef inline double joint_max(const double *stats, Py_ssize_t blocks) noexcept no
 cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, double t) noexcept nogil:
     # stats[3] = exp((m_b - m) / T) * EXP_SCALE_f64
     cdef double d[VL64]
+    cdef double q[VL64]
     cdef double m, exact
     cdef v_f64 v
     cdef shift_f64 none = exp_shift_row_f64(0)
@@ -293,14 +311,14 @@ cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, dou
     while b < blocks:
         count = blocks - b if blocks - b < VL64 else VL64
         for j in range(count):
-            d[j] = (stats[STATS * (b + j)] - top) / t
+            d[j] = q[j] = (stats[STATS * (b + j)] - top) / t
         v = load_n_f64(d, count, 0)
         store_n_f64(d, count, exp_f64(set1_f64(0), v, none, EXP_FAR))
         for j in range(count):
             m = stats[STATS * (b + j)]
-            # what the rounding of m_b - m lost
+            # what the roundings of m_b - m and of its quotient lost
             exact = m - top
-            exact = (m - (exact + top) if top >= -m else (m - exact) - top) / t
+            exact = ((m - (exact + top) if top >= -m else (m - exact) - top) + fma(-q[j], t, exact)) / t
             stats[STATS * (b + j) + 3] = d[j] + d[j] * exact if -1 < exact < 1 else d[j]
             if m == top:
                 stats[STATS * (b + j) + 3] = EXP_SCALE_f64
@@ -395,7 +413,7 @@ cdef inline void split_log(double m, double log_sum, double inv_t, real *high, r
 
 cdef inline void log_run(const real *x, real *y, Py_ssize_t n, real high, real low, real inv_t,
                          const bint stream) noexcept nogil:
-    cdef vec h = v_set1(high), l = v_set1(-low), t = v_set1(inv_t)
+    cdef vec h = v_set1(high), l = v_sub(v_set1(0), v_set1(low)), t = v_set1(inv_t)
     cdef Py_ssize_t i = 0
     if stream and n >= 4 * VL:
         i = unaligned(y)
@@ -452,6 +470,8 @@ cdef inline double block_dot(const real *g, const real *p, const real *y, Py_ssi
             i = end
         for j in range(NV):
             sum[j] = v_add(sum[j], part[j])
+    if n <= SHORT:
+        return v_hadd(fold_add(sum))
     fold_block(sum, n, &high, &low)
     return high + low
 

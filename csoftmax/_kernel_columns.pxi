@@ -243,7 +243,7 @@ cdef inline void column_sums(const Tile *t, const Source *from_, Py_ssize_t rows
             for c from 0 <= c < t.across by VL:
                 column_lane(t, from_, j, end, c, temperature, operation, far, keep)
     if rows <= SHORT:
-        fold_columns(t.total, t.across, rows, 2)
+        fold_columns(t.total, t.across, rows, 1 if is_derivative(operation) else 2)
         if rows == 1:
             for c from 0 <= c < t.across by VL:
                 v_store(t.total + t.across + c, v_set1(0))
@@ -489,7 +489,11 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
             stage_panel(s.p + b * BLOCK * s.p_step, s.p_step, s.width, rows, from_.p, t.across, t.maxima)
         column_sums(&t, &from_, rows, s.t, operation, False, False)
         for c from 0 <= c < t.across by VL64:
-            column_total(&t, c, rows, &high, &low)
+            if rows <= SHORT:
+                high = v_widen(t.total + c)
+                low = set1_f64(0)
+            else:
+                fold_lanes(t.total + c, t.across, &high, &low)
             store_f64(t.top + c, add_f64(load_f64(t.top + c), add_f64(high, low)))
     for c in range(t.across):
         t.high[c] = gradient_dot(t.top[c], operation)

@@ -152,7 +152,7 @@ cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
     shift = v_exp_shift_row(m)
     for j in range(NV):
         rows[j] = v_exp(rows[j], v_sub(rows[j], shift.maximum), shift, EXP_ROW)
-    v_hpair(fold_add(rows), &first, &second)
+    fold_pair(rows, &first, &second)
     join_pair(first, second, &sum, &lost)
     quotient(1, sum, lost, &q, &rest)
     set_factor(q * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)

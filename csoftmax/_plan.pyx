@@ -35,7 +35,6 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.PyArray_Descr *, int)
 
 cdef enum:
-    TILE_BYTES = 262144           # of a tile of columns that is copied to scratch
     LISTEN = 1048576              # targets that are checked before Ctrl-C is heard
     OPERANDS = 7                  # x, p, y, mask, target, upstream, row_loss
     MASK = 3
@@ -553,7 +552,7 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
     job.operation = operation
     job.temperature = t
     lay_out(&job, a, &axes, [a, None, y, mask])
-    find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
+    find_walk(&job, wide, _core.effective_threads(), False)
     _core.run(&job, wide)
     return y
 
@@ -592,7 +591,7 @@ def logsumexp(x, axis, where, keepdims, out, dtype):
         job.operation = LOGSUMEXP
         job.temperature = 1
         lay_out(&job, a, &axes, [a, None, y, mask])
-        find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
+        find_walk(&job, wide, _core.effective_threads(), False)
         _core.run(&job, wide)
     return y if out is not None or y.ndim else y[()]
 
@@ -635,7 +634,7 @@ def backward(int operation, v, output, axis, temperature, out, name):
     job.operation = operation
     job.temperature = t
     lay_out(&job, p, &axes, [g, p, y])
-    find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
+    find_walk(&job, wide, _core.effective_threads(), False)
     _core.run(&job, wide)
     return y
 
@@ -676,12 +675,12 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     # every target is a class or ignored by now, so that any number but a class stands for what none can be
     job.loss.ignore_index = ignored if INT64_MIN <= ignored <= INT64_MAX else -1
     job.loss.weight = NULL if w is None else <double *> cnp.PyArray_DATA(w)
-    job.loss.scale = 1 / counted if reduction == "mean" and counted != 0 else 1
+    job.loss.scale = 1 if reduction != "mean" else (1 / counted if counted != 0 else NAN)
     if cnp.PyArray_SIZE(a) == 0:
         total = 0.0
     else:
         lay_out(&job, a, &axes, [a, None, y, None, t, upstream, per_row])
-        find_walk(&job, wide, _core.effective_threads(), TILE_BYTES)
+        find_walk(&job, wide, _core.effective_threads(), False)
         total = run_loss(&job, wide)
     if per_row is not None:
         loss = per_row if per_row.ndim else per_row[()]

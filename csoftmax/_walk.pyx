@@ -20,8 +20,12 @@ cdef extern from "csoftmax/_cpu.h":
     int csm_cpu_streams()
 
 cdef enum:
-    TILE_LEAST_BYTES = 1024       # which one row of a tile in scratch must reach, ...
-    TILE_MOST_BYTES = 2048        # ... and need not exceed; no power of two, for the caches' sake
+    TILE_BYTES = 262144           # of a tile of columns that is copied to scratch, ...
+    TILE_LEAST_BYTES = 1024       # ... which one row of it must reach ...
+    TILE_MOST_BYTES = 2048        # ... and need not exceed
+    NEAR_TILE_BYTES = 32768       # the same for scratch on a stack
+    NEAR_LEAST_BYTES = 256
+    NEAR_MOST_BYTES = 512
     SWEEP_ROW_BYTES = 8128        # of one row of a tile that is not copied
     SWEEP_ELEMENTS = 8388608      # of all of such a tile
     NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
@@ -30,12 +34,11 @@ cdef enum:
 def stream_bytes_wanted():
     """Size from which results are stored past the caches: ``CSOFTMAX_STREAM_BYTES``, else what suits this CPU."""
     text = os.environ.get("CSOFTMAX_STREAM_BYTES")
-    if text is None:
+    if not text:
         return 32 << 20 if csm_cpu_streams() else sys.maxsize
-    try:
-        return min(int(text), sys.maxsize)
-    except ValueError:
-        raise ImportError(f"CSOFTMAX_STREAM_BYTES must be a number of bytes, not {text!r}") from None
+    if not text.isdecimal() or len(text) > 100:
+        raise ImportError(f"CSOFTMAX_STREAM_BYTES must be a number of bytes, not {text[:100]!r}")
+    return min(int(text), sys.maxsize)
 
 
 cdef Py_ssize_t stream_bytes = stream_bytes_wanted()
@@ -118,19 +121,22 @@ cdef void make_last(Job *job, int d) noexcept nogil:
         o.batch[last] = stride
 
 
-cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size, int threads, Py_ssize_t tile_bytes) noexcept nogil:
+cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size, int threads, bint near) noexcept nogil:
     """How wide the tiles are, and whether they are copied to scratch: if they fit there at a width worth reading, and
     are not gathered there anyway.
     """
     cdef Py_ssize_t line = 64 // size, operands = 2 if job.p.data != NULL else 1, share
-    cdef Py_ssize_t fits = tile_bytes // (operands * job.n * size) // line * line
-    cdef bint small = fits >= min(TILE_LEAST_BYTES // size, inner) or not job.direct
+    cdef Py_ssize_t fits = (NEAR_TILE_BYTES if near else TILE_BYTES) // (operands * job.n * size) // line * line
+    cdef Py_ssize_t least = NEAR_LEAST_BYTES if near else TILE_LEAST_BYTES
+    cdef bint small = fits >= min(least // size, inner) or not job.direct
     job.staged = small and (job.direct or job.operation == CROSS_ENTROPY_GRAD)
     if small:
         job.width = max(line, min(fits, TILE_MOST_BYTES // size))
     else:
         # whoever waits for Ctrl-C waits for a tile
         job.width = max(line, min(SWEEP_ROW_BYTES // size, SWEEP_ELEMENTS // job.n // line * line))
+    if near:
+        job.width = min(job.width, NEAR_MOST_BYTES // size)
     if job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD:
         # losses are summed by tiles, which no thread count may move
         job.width = min(job.width, TILE_LEAST_BYTES // size)
@@ -142,7 +148,7 @@ cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size, int threads, Py
     job.width = min(job.width, inner)
 
 
-cdef void find_walk(Job *job, bint wide, int threads, Py_ssize_t tile_bytes) noexcept nogil:
+cdef void find_walk(Job *job, bint wide, int threads, bint near) noexcept nogil:
     cdef Py_ssize_t size = 8 if wide else 4, inner
     cdef bint reduces = job.operation == LOGSUMEXP, rows
     cdef int d = -1
@@ -162,7 +168,7 @@ cdef void find_walk(Job *job, bint wide, int threads, Py_ssize_t tile_bytes) noe
         d = job.batch_ndim - 1
         job.direct = (job.direct and unit_batch(&job.x, d) and unit_batch(&job.p, d)
                       and unit_batch(&job.y, d))
-        set_width(job, inner, size, threads, tile_bytes)
+        set_width(job, inner, size, threads, near)
         job.units = job.rows // inner * ((inner + job.width - 1) // job.width)
     elif not rows and job.n > 1:
         job.direct = False

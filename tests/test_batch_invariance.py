@@ -192,3 +192,38 @@ def test_results_beyond_the_caches_have_the_bits_of_rows_alone(dtype, function, 
         start = -memory.ctypes.data % 64
         out = memory[start : start + columns.nbytes].view(dtype).reshape(shape)
         assert same_bits(function(columns, 1, out=out), function(row)[:, None]), width
+
+
+def special_rows(rng, n, dtype):
+    """A zero of either sign as the maximum, infinities, sums that overflow, products that are subnormal."""
+    huge, tiny = float(np.finfo(dtype).max), float(np.finfo(dtype).tiny)
+    x = rng.standard_normal((12, n)).astype(dtype)
+    x[0] = -800
+    x[0, 0] = -0.0
+    x[1:4, -1] = np.inf, -np.inf, np.nan
+    x[4:6] = huge * 0.8
+    x[6, ::2] = -huge
+    x[7:12] *= tiny * 2.0 ** np.arange(0, 10, 2)[:, None]
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [2, 3, 17, 64, 65, 200])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_special_rows_have_the_same_bits_alone_in_a_batch_and_as_columns(dtype, n, rng):
+    x = special_rows(rng, n, dtype)
+    logits = rng.standard_normal(x.shape).astype(dtype)
+    p, logs = csoftmax.softmax(logits), csoftmax.log_softmax(logits)
+    for run, others in (
+        (csoftmax.softmax, ()),
+        (csoftmax.log_softmax, ()),
+        (csoftmax.softmax_backward, (p,)),
+        (csoftmax.log_softmax_backward, (logs,)),
+        (csoftmax.log_softmax_jvp, (logs,)),
+    ):
+        batch = run(x, *others)
+        columns = run(*(np.ascontiguousarray(a.T) for a in (x, *others)), axis=0).T
+        alone = np.stack([run(*rows) for rows in zip(x, *others, strict=True)])
+        for got in columns, alone:
+            same = (got.view(f"u{x.itemsize}") == batch.view(f"u{x.itemsize}")) | (np.isnan(got) & np.isnan(batch))
+            assert same.all(), (run.__name__, np.argwhere(~same)[:3])

@@ -313,3 +313,14 @@ def test_sums_of_losses_keep_their_digits(axis, reduction, rng):
         logits = np.zeros((rows, 2)) if axis else np.zeros((2, rows))
         loss = csoftmax.cross_entropy(logits, np.zeros(rows, int), axis, reduction=reduction)
         assert loss == pytest.approx(np.log(2) * (1 if reduction == "mean" else rows), rel=5e-16)
+
+
+def test_a_mean_whose_weights_sum_to_zero_has_no_gradient_either():
+    """0 / 0, as in PyTorch; where every target is ignored the gradient is 0."""
+    logits, target = np.array([[1.0, 2], [3, 0]]), np.array([0, 0])
+    loss, grad = csoftmax.cross_entropy_with_grad(logits, target, weight=[0.0, 1], label_smoothing=0.5)
+    assert np.isnan(loss)
+    assert np.isnan(grad).all()
+    loss, grad = csoftmax.cross_entropy_with_grad(logits, target, ignore_index=0)
+    assert np.isnan(loss)
+    assert (grad == 0).all()

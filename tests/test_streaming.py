@@ -55,12 +55,13 @@ def test_no_bit_depends_on_it(isa):
     assert never == always
 
 
-def test_a_size_that_is_no_number_is_named():
-    code, _, error = digest("baseline", "much")
+@pytest.mark.parametrize("size", ["much", "-1", "-100000000000000000000000"])
+def test_a_size_that_is_no_number_is_named(size):
+    code, _, error = digest("baseline", size)
     assert code == 1
-    assert "CSOFTMAX_STREAM_BYTES must be a number of bytes, not 'much'" in error
+    assert f"CSOFTMAX_STREAM_BYTES must be a number of bytes, not '{size}'" in error
 
 
-@pytest.mark.parametrize("size", ["0", "123456789012345678901234567890"])
+@pytest.mark.parametrize("size", ["", "0", "123456789012345678901234567890"])
 def test_any_size_is_taken(size):
     assert digest("baseline", size)[0] == 0

@@ -100,3 +100,11 @@ def test_with_a_mask(dtype, rng):
     where = rng.random((20, 33)) < 0.5
     p = csoftmax.softmax(x, temperature=0.5, where=where)
     assert oracle.max_ulp(p, oracle.softmax(x, -1, 0.5, where)) <= SOFTMAX_ULP[dtype]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 0.01])
+def test_rows_of_several_blocks_are_as_accurate_as_rows_of_one(temperature, rng):
+    for n in 512, 513, 1025, 3000:
+        x = rng.standard_normal((4, n)) * (100 if temperature > 0.1 else 3)
+        got = csoftmax.softmax(x, temperature=temperature)
+        assert oracle.max_ulp(got, oracle.softmax(x, temperature=temperature)) <= 4, n

@@ -61,7 +61,7 @@ def run(command, cwd=ROOT, **environment):
 
 def pytest(*arguments, cwd=ROOT, python=(sys.executable,), **environment):
     """Run tests; their number, and the figures that they tally."""
-    report = WORK / "report.xml"
+    report = WORK / f"report-{os.getpid()}.xml"
     run(
         [*python, "-m", "pytest", "-q", *QUIET, f"--junitxml={report}", *arguments],
         cwd,
@@ -281,7 +281,6 @@ def main():
         parser.error(f"no step {', '.join(sorted(unknown))}; there are: {', '.join(STEPS)}")
     WORK.mkdir(parents=True, exist_ok=True)
     store = WORK / "figures.json"
-    figures = json.loads(store.read_text()) if store.exists() else {}
     failed = False
     for name in options.steps or STEPS:
         start = time.monotonic()
@@ -292,6 +291,7 @@ def main():
         except (RuntimeError, ValueError) as error:
             found, result, failed = {}, "FAILED", True
             print(error, file=sys.stderr)
+        figures = json.loads(store.read_text()) if store.exists() else {}  # another run may have added to it
         figures[name] = {"scale": options.scale, "result": result, "figures": dict(found)}
         print(f"{name}: {result} in {time.monotonic() - start:.0f} s", flush=True)
         store.write_text(json.dumps(figures, indent=1))

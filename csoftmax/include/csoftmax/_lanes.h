@@ -108,6 +108,7 @@ CSM_INLINE void csm_fold(const csm_real *a, double *hi, double *lo) {
         }
     }
     *hi = s[0];
+    if (!(fabs(*lo) < INFINITY)) *lo = 0;
 #endif
 }
 
@@ -176,6 +177,7 @@ CSM_INLINE void csm_fold_lanes(const csm_real *a, ptrdiff_t step, v_f64 *hi, v_f
         }
     }
     *hi = s[0];
+    *lo = csm_finite_lanes(*lo);
 }
 
 CSM_INLINE void csm_quotient_lanes(v_f64 a, v_f64 b, v_f64 rest, v_f64 *hi, v_f64 *lo) {
