@@ -192,19 +192,9 @@ def test_refused_types_of_logits(dtype):
     refused(TypeError, str(np.dtype(dtype)), LOGITS.astype(dtype), TARGET)
 
 
-@pytest.mark.parametrize("axis", [None, (0,), [1]], ids=str)
-def test_axis_that_is_no_integer(axis):
-    refused(TypeError, "axis", LOGITS, TARGET, axis)
-
-
 def test_target_of_booleans_is_neither_classes_nor_probabilities():
     refused(TypeError, "target.*bool", LOGITS, TARGET > 0)
     refused(TypeError, "target.*bool", LOGITS, LOGITS > 0)
-
-
-@pytest.mark.parametrize("index", [1.0, "1", None], ids=repr)
-def test_ignore_index_that_is_no_integer(index):
-    refused(TypeError, "ignore_index", LOGITS, TARGET, ignore_index=index)
 
 
 def test_grad_output_of_the_wrong_shape():
