@@ -40,9 +40,8 @@ UNIX = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "openmp": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
     "release": (["-g0"], ["-Wl,-x" if sys.platform == "darwin" else "-Wl,--strip-all"]),
-    # around the kernels: where calls pass, and where they do not
-    "calls": ["-O2"],
-    "rest": ["-Os"],
+    # of the modules around the kernels: smaller, and calls are no slower
+    "around": ["-O2"],
     # functions that nothing calls are to be seen too
     "coverage": (["-Og", "-w", "--coverage", "-DCYTHON_INLINE=__attribute__((used))"], ["--coverage"]),
 }
@@ -52,8 +51,7 @@ MSVC = {
     "avx512": ["/arch:AVX512"],
     "openmp": [(["/openmp"], [])],
     "release": ([], []),
-    "calls": [],
-    "rest": [],
+    "around": [],
     "coverage": ([], []),
 }
 
@@ -109,7 +107,8 @@ class BuildExt(build_ext):
         release = flags["coverage"] if COVERAGE else ([], []) if DEBUG else flags["release"]
         for extension in self.extensions:
             level = extension.name.removeprefix("csoftmax._isa.").partition("_")[0]
-            extension.extra_compile_args += flags["all"] + self.speed(level, flags) + release[0] + extra
+            kind = flags.get(level, []) if level in LEVELS else flags["around"]
+            extension.extra_compile_args += flags["all"] + kind + release[0] + extra
             extension.extra_link_args += release[1] + extra
             extension.define_macros.append(("CSM_CFLAGS", '"' + " ".join(flags["all"] + extra) + '"'))
             if level in LEVELS and not msvc and not COVERAGE:
@@ -120,12 +119,6 @@ class BuildExt(build_ext):
                 extension.extra_compile_args += compile_flags
                 extension.extra_link_args += link_flags
         super().build_extensions()
-
-    def speed(self, name, flags):
-        """What a module is compiled for: a level, the cost of a call, or its size."""
-        if name in LEVELS:
-            return flags.get(name, [])
-        return flags["rest" if name in ("csoftmax._cyutility", "csoftmax._dispatch") else "calls"]
 
     def openmp_flags(self, candidates):
         """The first of the candidates with which a program compiles and links; none where there is no OpenMP."""
