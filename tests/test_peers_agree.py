@@ -227,6 +227,5 @@ def test_softmax_of_two_classes_is_scipys_sigmoid(dtype, rng):
     for pairs in (np.stack([first, second], -1), np.stack([first, second])):
         p = csoftmax.softmax(pairs, pairs.shape.index(2))
         p = np.moveaxis(p, pairs.shape.index(2), 0)
-        # known limit: 2.9 was seen, where 2 is aimed at
-        assert oracle.max_ulp(p[0], expit(exact)) <= 3
-        assert oracle.max_ulp(p[1], expit(-exact)) <= 3
+        assert oracle.max_ulp(p[0], expit(exact)) <= 2
+        assert oracle.max_ulp(p[1], expit(-exact)) <= 2
