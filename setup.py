@@ -40,8 +40,9 @@ UNIX = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "openmp": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
     "release": (["-g0"], ["-Wl,-x" if sys.platform == "darwin" else "-Wl,--strip-all"]),
-    # of the modules around the kernels: smaller, and calls are no slower
-    "around": ["-O2"],
+    # around the kernels: modules that every call passes, and others
+    "calls": ["-O2"],
+    "others": ["-Os"],
     # functions that nothing calls are to be seen too
     "coverage": (["-Og", "-w", "--coverage", "-DCYTHON_INLINE=__attribute__((used))"], ["--coverage"]),
 }
@@ -51,10 +52,12 @@ MSVC = {
     "avx512": ["/arch:AVX512"],
     "openmp": [(["/openmp"], [])],
     "release": ([], []),
-    "around": [],
+    "calls": [],
+    "others": [],
     "coverage": ([], []),
 }
 
+SELDOM_CALLED = ("csoftmax._cyutility", "csoftmax._dispatch")
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
@@ -107,8 +110,8 @@ class BuildExt(build_ext):
         release = flags["coverage"] if COVERAGE else ([], []) if DEBUG else flags["release"]
         for extension in self.extensions:
             level = extension.name.removeprefix("csoftmax._isa.").partition("_")[0]
-            kind = flags.get(level, []) if level in LEVELS else flags["around"]
-            extension.extra_compile_args += flags["all"] + kind + release[0] + extra
+            kind = level if level in LEVELS else "others" if extension.name in SELDOM_CALLED else "calls"
+            extension.extra_compile_args += flags["all"] + flags.get(kind, []) + release[0] + extra
             extension.extra_link_args += release[1] + extra
             extension.define_macros.append(("CSM_CFLAGS", '"' + " ".join(flags["all"] + extra) + '"'))
             if level in LEVELS and not msvc and not COVERAGE:

@@ -8,14 +8,16 @@ import math
 import os
 from contextlib import contextmanager
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, STATS, Job, Kernels, blocks_scratch, loss_chunk,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, SOFTMAX, STATS, Job, Kernels, blocks_scratch, loss_chunk,
 )
 
 cdef extern from *:
@@ -30,6 +32,10 @@ cdef extern from *:
     """
     const int CSM_OPENMP
     int omp_get_max_threads() noexcept nogil
+
+cdef extern from "csoftmax/_storage.h":
+    enum:
+        CSM_F32, CSM_F64
 
 cdef enum:
     SMALL_SCRATCH = 16384
@@ -313,3 +319,29 @@ wanted_threads = default_threads()
 wanted_by_user = bool(os.environ.get("CSOFTMAX_NUM_THREADS", "").strip())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=after_fork_in_child)
+
+
+# -------------------------------------------------------------------------------------------------- buffers
+
+def softmax_rows(const cython.floating[:, ::1] x not None, cython.floating[:, ::1] out not None):
+    """Softmax of each row of `x` into `out`, which may be `x`: of any objects with buffers, as they are."""
+    cdef Job job
+    cdef Py_ssize_t size = sizeof(cython.floating)
+    if x.shape[0] != out.shape[0] or x.shape[1] != out.shape[1]:
+        raise ValueError(f"out has shape {(out.shape[0], out.shape[1])}, but x has {(x.shape[0], x.shape[1])}")
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        return
+    memset(&job, 0, sizeof(Job))
+    job.operation = SOFTMAX
+    job.walk = ROWS
+    job.direct = True
+    job.temperature = 1
+    job.n = job.axis_shape[0] = x.shape[1]
+    job.rows = job.units = job.batch_shape[0] = x.shape[0]
+    job.axis_ndim = job.batch_ndim = job.width = 1
+    job.x.data = <char *> &x[0, 0]
+    job.y.data = <char *> &out[0, 0]
+    job.x.storage = job.y.storage = CSM_F64 if size == 8 else CSM_F32
+    job.x.axis[0] = job.y.axis[0] = size
+    job.x.batch[0] = job.y.batch[0] = job.n * size
+    run(&job, size == 8)

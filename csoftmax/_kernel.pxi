@@ -9,14 +9,12 @@
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
 from libc.math cimport INFINITY, NAN, expm1, fma, isnan
-from libc.stdint cimport int64_t, uint16_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memset
 from cpython.pycapsule cimport PyCapsule_New
 
 from csoftmax._job cimport (
-    BlocksFn, FinishFn, Job, Kernels, Operand, RunFn, ScratchFn,
-    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP,
+    Job, Kernels, Operand, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP,
     LOSS_CHUNK, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS,
 )
 
@@ -99,8 +97,6 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     void prefetch_write "csm_prefetch_write"(real *) noexcept
 
 cdef extern from "csoftmax/_convert.h" nogil:
-    enum:
-        STORED_REAL "CSM_STORED_REAL"
     void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept
     void store_run "csm_store_run"(int, char *, Py_ssize_t, Py_ssize_t, const real *) noexcept
     void mask_run "csm_mask_run"(const char *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t *, Py_ssize_t) noexcept

@@ -327,14 +327,18 @@ cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, dou
 
 cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double t, double coefficient) noexcept nogil:
     # stats[3] + stats[4] becomes the factor that scale_run takes
-    cdef double total = 0, rest = 0, high, low, product, error
+    cdef double total = 0, rest = 0, high, low, product, error, later = FACTOR_SCALE
     cdef double *s
     cdef Py_ssize_t b
+    if -1 < coefficient < 1:
+        # scaled up before the quotient might be subnormal, not after
+        coefficient *= FACTOR_SCALE
+        later = 1
     if blocks == 1:
         two_sum(stats[2] * EXP_SCALE, stats[1], &total, &rest)
         quotient(coefficient, total, rest + stats[5], &high, &low)
-        stats[3] = high * FACTOR_SCALE
-        stats[4] = low * FACTOR_SCALE
+        stats[3] = high * later
+        stats[4] = low * later
         return
     block_factors(stats, blocks, joint_max(stats, blocks), t)
     for b in range(blocks):
@@ -346,8 +350,8 @@ cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double t, double
         two_sum(total, product, &total, &error)
         rest += error
     quotient(coefficient, total, rest, &high, &low)
-    high *= FACTOR_SCALE / EXP_SCALE_f64
-    low *= FACTOR_SCALE / EXP_SCALE_f64
+    high *= later / EXP_SCALE_f64
+    low *= later / EXP_SCALE_f64
     for b in range(blocks):
         s = stats + STATS * b
         product = s[3] * high

@@ -31,7 +31,9 @@ cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, 
     # the multiplier of the product, is to be heeded.
     cdef v_f64 h, l
     cdef double factor[VL64]
-    cdef double lost[VL64]
+    cdef double sums[VL64]
+    cdef double rests[VL64]
+    cdef double exact, lost
     cdef bint tiny = False
     cdef Py_ssize_t j
     quotient_lanes(set1_f64(1) if coefficient == NULL else load_f64(coefficient), sum, rest, &h, &l)
@@ -39,12 +41,14 @@ cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, 
     if coefficient == NULL:
         return False
     store_f64(factor, h)
-    store_f64(lost, l)
+    store_f64(sums, sum)
+    store_f64(rests, rest)
     for j in range(VL64):
         after[j] = 1
-        if is_tiny(factor[j], 1):
+        if is_tiny(factor[j], 1) or (factor[j] == 0 and coefficient[j] != 0):
             tiny = True
-            split_real(factor[j] * FACTOR_SCALE, lost[j] * FACTOR_SCALE, high + j, low + j)
+            quotient(coefficient[j] * FACTOR_SCALE, sums[j], rests[j], &exact, &lost)
+            split_real(exact, lost, high + j, low + j)
             after[j] = <real> (1 / FACTOR_SCALE)
     return tiny
 

@@ -461,33 +461,3 @@ kernels.finish = finish
 kernels.write = write
 
 TABLE = PyCapsule_New(&kernels, "csoftmax.kernels", NULL)
-
-
-def softmax_rows(const real[:, ::1] x not None, real[:, ::1] out not None):
-    """Softmax of each row of `x` into `out`: the kernel itself, for tests and measurements."""
-    cdef Job job
-    cdef char *scratch
-    if x.shape[0] != out.shape[0] or x.shape[1] != out.shape[1]:
-        raise ValueError(f"out has shape {(out.shape[0], out.shape[1])}, x has {(x.shape[0], x.shape[1])}")
-    if x.shape[0] == 0 or x.shape[1] == 0:
-        return
-    memset(&job, 0, sizeof(Job))
-    job.operation = SOFTMAX
-    job.walk = ROWS
-    job.direct = True
-    job.temperature = 1
-    job.n = x.shape[1]
-    job.rows = job.units = x.shape[0]
-    job.axis_ndim = job.batch_ndim = 1
-    job.axis_shape[0] = job.n
-    job.batch_shape[0] = job.rows
-    job.x.data = <char *> &x[0, 0]
-    job.y.data = <char *> &out[0, 0]
-    job.x.batch[0] = job.y.batch[0] = job.n * <Py_ssize_t> sizeof(real)
-    job.x.axis[0] = job.y.axis[0] = sizeof(real)
-    scratch = <char *> malloc(scratch_bytes(&job))
-    if scratch == NULL:
-        raise MemoryError()
-    with nogil:
-        run(&job, 0, job.rows, scratch)
-    free(scratch)

@@ -205,10 +205,7 @@ def test_extreme_logits(dtype):
     assert np.array_equal(grad[:, 1], np.array([0, -1], dtype))
 
 
-FLOAT64_FAULT = pytest.mark.xfail(reason="float64 loses digits below a grad_output of about 2**-968")
-
-
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=FLOAT64_FAULT)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients_near_the_smallest_normal_number_keep_their_digits(dtype, rng):
     smallest = float(np.finfo(dtype).smallest_normal)
     for width, factor in itertools.product((3, 40, 1100), (0.25, 1, 64, 4096)):
