@@ -65,6 +65,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     void split_real "csm_split"(double, double, real *, real *) noexcept
     vec v_and_eq(vec, vec, vec) noexcept
     vec v_and_ne(vec, vec, vec) noexcept
+    void v_sum_apart(vec d, vec, vec *total, vec *ties) noexcept
     vec v_select_lt(vec, vec, vec, vec) noexcept
     real v_hadd(vec) noexcept
     real v_hmax(vec) noexcept
@@ -93,13 +94,22 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     v_f64 log1p_f64(v_f64) noexcept
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept
-    void prefetch "csm_prefetch"(const real *) noexcept
-    void prefetch_write "csm_prefetch_write"(real *) noexcept
+    void prefetch "csm_prefetch"(const void *) noexcept
+    void prefetch_write "csm_prefetch_write"(const void *) noexcept
 
 cdef extern from "csoftmax/_convert.h" nogil:
     void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept
     void store_run "csm_store_run"(int, char *, Py_ssize_t, Py_ssize_t, const real *) noexcept
     void mask_run "csm_mask_run"(const char *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t *, Py_ssize_t) noexcept
+    enum:
+        REAL "CSM_STORED_REAL"              # the storage of native reals
+        F16 "CSM_F16"
+        BF16 "CSM_BF16"
+        HALVES "CSM_HALVES"                 # 16-bit floats are loaded as vectors
+    vec take "csm_take"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
+    vec take_n "csm_take_n"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
+    void put "csm_put"(void *, Py_ssize_t, vec, int) noexcept
+    void put_n "csm_put_n"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
     int64_t load_index "csm_load_index"(int, const char *) noexcept
 
 include "_kernel_block.pxi"

@@ -4,22 +4,31 @@
 cdef struct Ahead:
     # The block that comes next: its maximum is taken, and so its lines are fetched, by the sweep before it. Where
     # there is none, the block itself.
-    const real *x
+    const void *x             # of "storage"
+    int storage
+    real *kept                # where it is kept as reals, unless it is of reals
     Py_ssize_t n
-    real *y                   # where this block's results will go, to have the lines at hand; or NULL
+    const void *y             # where this block's results will go, to have the lines at hand; or NULL
 
 
 cdef struct Behind:
-    # The same block of the row before: its results are written meanwhile. While there are none to write, they go
-    # back to where their exponentials were.
-    const real *e
-    real *y
+    # The same block of an earlier row: its results are written meanwhile. While there are none, what is written lies
+    # where the exponentials are about to come.
+    const void *x             # its exponentials; or, for log_softmax, its logits, of "storage"
+    void *y                   # of "storage"
+    int storage
     vec high
     vec low
+    vec inv_t
 
 
 cdef enum:
     PREFETCH = 256            # elements; the hardware's own prefetching ends at every page
+
+
+cdef inline char *at(const void *base, Py_ssize_t i, int storage) noexcept nogil:
+    # element i
+    return <char *> base + i * (<Py_ssize_t> sizeof(real) if storage == REAL else 2)
 
 
 cdef inline vec fold_add(const vec *a) noexcept nogil:
@@ -108,7 +117,8 @@ cdef inline void set_factor(double factor, double rest, vec *high, vec *low) noe
     low[0] = v_set1(l)
 
 
-cdef inline void scale_run(const real *e, real *y, Py_ssize_t n, double factor, double rest) noexcept nogil:
+cdef inline void scale_run(const real *e, void *y, Py_ssize_t n, double factor, double rest,
+                           const int storage) noexcept nogil:
     # y = e * (factor + rest) / FACTOR_SCALE
     cdef Py_ssize_t i = 0
     cdef vec h, l, after = v_set1(<real> (1 / FACTOR_SCALE))
@@ -116,17 +126,24 @@ cdef inline void scale_run(const real *e, real *y, Py_ssize_t n, double factor, 
         # scale down after the product instead
         set_factor(factor * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)
         while i <= n - VL:
-            v_store(y + i, v_mul(scaled(v_load(e + i), h, l), after))
+            put(y, i, v_mul(scaled(v_load(e + i), h, l), after), storage)
             i += VL
         if i < n:
-            v_store_n(y + i, n - i, v_mul(scaled(v_load_n(e + i, n - i, 0), h, l), after))
+            put_n(y, i, n - i, v_mul(scaled(v_load_n(e + i, n - i, 0), h, l), after), storage)
         return
     set_factor(factor, rest, &h, &l)
     while i <= n - VL:
-        v_store(y + i, scaled(v_load(e + i), h, l))
+        put(y, i, scaled(v_load(e + i), h, l), storage)
         i += VL
     if i < n:
-        v_store_n(y + i, n - i, scaled(v_load_n(e + i, n - i, 0), h, l))
+        put_n(y, i, n - i, scaled(v_load_n(e + i, n - i, 0), h, l), storage)
+
+
+cdef void scale_run_16(const real *e, void *y, Py_ssize_t n, double factor, double rest, int storage) noexcept nogil:
+    if storage == F16:
+        scale_run(e, y, n, factor, rest, F16)
+    else:
+        scale_run(e, y, n, factor, rest, BF16)
 
 
 cdef inline Py_ssize_t unaligned(const real *y) noexcept nogil:
@@ -138,7 +155,7 @@ cdef inline void stream_run(const real *e, real *y, Py_ssize_t n, double factor,
     cdef Py_ssize_t i = unaligned(y)
     cdef vec h, l
     if n < 4 * VL or is_tiny(factor, FACTOR_SCALE):
-        scale_run(e, y, n, factor, rest)
+        scale_run(e, y, n, factor, rest, REAL)
         return
     set_factor(factor, rest, &h, &l)
     v_store_n(y, i, scaled(v_load_n(e, i, 0), h, l))
@@ -155,8 +172,7 @@ cdef inline void gather_sums(vec p, vec d, real *e, vec *total, vec *ties, const
     if keep:
         v_store(e, p)
     if split:
-        total[0] = v_add(total[0], v_and_ne(d, v_set1(0), p))
-        ties[0] = v_add(ties[0], v_and_eq(d, v_set1(0), v_set1(1)))
+        v_sum_apart(d, p, total, ties)
     else:
         total[0] = v_add(total[0], p)
 
@@ -209,64 +225,148 @@ cdef inline void end_subblock(vec *total, vec *part) noexcept nogil:
         part[j] = v_set1(0)
 
 
-cdef inline void exp_stretch(const real *x, const real *next, real *y, real *e, const shift_t *shift, double t,
-                             vec *part, vec *ties, vec *top, const Behind *behind, Py_ssize_t i, const bint far,
-                             const bint keep, const bint split, const bint fused) noexcept nogil:
+cdef inline void look_ahead(const Ahead *ahead, Py_ssize_t i, vec *top, const int storage) noexcept nogil:
     # STEP vectors from i on
     cdef Py_ssize_t j
+    cdef vec x
     for j in range(STEP):
-        top[j % NV] = v_max(v_load(next + i + j * VL), top[j % NV])
-        prefetch(next + i + j * VL + PREFETCH)
-        if keep:
-            prefetch_write(y + i + j * VL)
-    if fused:
+        x = take(ahead.x, i + j * VL, storage)
+        if storage != REAL:
+            v_store(ahead.kept + i + j * VL, x)
+        top[j % NV] = v_max(x, top[j % NV])
+        prefetch(at(ahead.x, i + j * VL + PREFETCH, storage))
+
+
+cdef inline void look_ahead_n(const Ahead *ahead, Py_ssize_t i, Py_ssize_t n, vec *top,
+                              const int storage) noexcept nogil:
+    # n elements from i on, a vector at most
+    cdef vec x = take_n(ahead.x, i, n, -INFINITY, storage)
+    if storage != REAL:
+        v_store_n(ahead.kept + i, n, x)
+    top[0] = v_max(x, top[0])
+
+
+cdef void end_ahead(const Ahead *ahead, Py_ssize_t i, Py_ssize_t n, vec *top) noexcept nogil:
+    if ahead.storage == F16:
+        look_ahead_n(ahead, i, n, top, F16)
+    elif ahead.storage == BF16:
+        look_ahead_n(ahead, i, n, top, BF16)
+    else:
+        look_ahead_n(ahead, i, n, top, REAL)
+
+
+cdef inline void load_ahead(const Ahead *ahead, Py_ssize_t i) noexcept nogil:
+    # from i on, nothing but their conversion
+    if ahead.storage != REAL:
+        load_run(ahead.storage, at(ahead.x, i, ahead.storage), 2, ahead.n - i, ahead.kept + i)
+
+
+cdef inline vec share(vec a, const Behind *behind, const bint logs) noexcept nogil:
+    if logs:
+        return v_fma(v_sub(a, behind.high), behind.inv_t, behind.low)
+    return scaled(a, behind.high, behind.low)
+
+
+cdef inline void write_behind(const Behind *behind, Py_ssize_t i, const bint logs, const int storage) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(STEP):
+        put(behind.y, i + j * VL, share(take(behind.x, i + j * VL, storage if logs else REAL), behind, logs), storage)
+
+
+cdef inline void write_behind_n(const Behind *behind, Py_ssize_t i, Py_ssize_t n, const bint logs,
+                                const int storage) noexcept nogil:
+    put_n(behind.y, i, n, share(take_n(behind.x, i, n, 0, storage if logs else REAL), behind, logs), storage)
+
+
+cdef void end_behind(const Behind *behind, Py_ssize_t i, Py_ssize_t n, bint logs) noexcept nogil:
+    if behind.storage == F16:
+        if logs:
+            write_behind_n(behind, i, n, True, F16)
+        else:
+            write_behind_n(behind, i, n, False, F16)
+    elif behind.storage == BF16:
+        if logs:
+            write_behind_n(behind, i, n, True, BF16)
+        else:
+            write_behind_n(behind, i, n, False, BF16)
+    elif logs:
+        write_behind_n(behind, i, n, True, REAL)
+    else:
+        write_behind_n(behind, i, n, False, REAL)
+
+
+cdef inline void exp_stretch(const real *x, real *e, const shift_t *shift, double t, vec *part, vec *ties, vec *top,
+                             const Ahead *ahead, const Behind *behind, Py_ssize_t i, const bint far, const bint keep,
+                             const bint split, const bint fused, const bint half) noexcept nogil:
+    # STEP vectors from i on
+    cdef Py_ssize_t j
+    if half and ahead.storage == F16:
+        look_ahead(ahead, i, top, F16)
+    elif half and ahead.storage == BF16:
+        look_ahead(ahead, i, top, BF16)
+    else:
+        look_ahead(ahead, i, top, REAL)
+    if keep:
         for j in range(STEP):
-            v_store(behind.y + i + j * VL, scaled(v_load(behind.e + i + j * VL), behind.high, behind.low))
+            prefetch_write(at(ahead.y, i + j * VL, F16 if half else REAL))
+    if fused and half and behind.storage == F16:
+        write_behind(behind, i, split, F16)
+    elif fused and half and behind.storage == BF16:
+        write_behind(behind, i, split, BF16)
+    elif fused:
+        write_behind(behind, i, split, REAL)
     for j in range(STEP):
         exp_step(v_load(x + i + j * VL), shift, t, e + i + j * VL, &part[j % NV], &ties[j % NV], far, keep, split)
 
 
-cdef inline void exp_end(const real *x, Py_ssize_t left, const real *next, Py_ssize_t next_left, real *e,
-                         const shift_t *shift, double t, vec *part, vec *ties, vec *top, const Behind *behind,
-                         Py_ssize_t i, const bint far, const bint keep, const bint split,
-                         const bint fused) noexcept nogil:
+cdef inline void exp_end(const real *x, Py_ssize_t left, real *e, const shift_t *shift, double t, vec *part, vec *ties,
+                         vec *top, const Ahead *ahead, const Behind *behind, Py_ssize_t i, const bint far,
+                         const bint keep, const bint split, const bint fused, const bint half) noexcept nogil:
     # one vector, or part of one
-    top[0] = v_max(v_load_n(next + i, next_left, -INFINITY), top[0])
-    if fused:
-        v_store_n(behind.y + i, left, scaled(v_load(behind.e + i), behind.high, behind.low))
+    if half:
+        end_ahead(ahead, i, lanes_left(ahead.n - i), top)
+    else:
+        look_ahead_n(ahead, i, lanes_left(ahead.n - i), top, REAL)
+    if fused and half:
+        end_behind(behind, i, left, split)
+    elif fused:
+        write_behind_n(behind, i, left, split, REAL)
     exp_step(v_load_n(x + i, left, -INFINITY), shift, t, e + i, part, ties, far, keep, split)
 
 
 cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, double t, real *e, double *stats,
                                const Ahead *ahead, const Behind *behind, const bint far, const bint keep,
-                               const bint split, const bint fused) noexcept nogil:
+                               const bint split, const bint fused, const bint half) noexcept nogil:
     cdef shift_t shift = v_exp_shift_row(shift_of(maximum))
     cdef vec total[NV]
     cdef vec part[NV]
     cdef vec ties[NV]
     cdef vec top[NV]
     cdef Py_ssize_t i = 0, j, together = n if n < ahead.n else ahead.n
-    cdef real *y = ahead.y if ahead.y != NULL else e
     for j in range(NV):
         total[j] = part[j] = ties[j] = v_set1(0)
         top[j] = v_set1(-INFINITY)
     while i <= together - STEP * VL:
         if i % SUBBLOCK == 0:
             end_subblock(total, part)
-        exp_stretch(x, ahead.x, y, e, &shift, t, part, ties, top, behind, i, far, keep, split, fused)
+        exp_stretch(x, e, &shift, t, part, ties, top, ahead, behind, i, far, keep, split, fused, half)
         i += STEP * VL
     while i < n:
         if i % SUBBLOCK == 0:
             end_subblock(total, part)
         for j in range(NV):
-            exp_end(x, lanes_left(n - i), ahead.x, lanes_left(ahead.n - i), e, &shift, t, &part[j], &ties[j], &top[j],
-                    behind, i, far, keep, split, fused)
+            exp_end(x, lanes_left(n - i), e, &shift, t, &part[j], &ties[j], &top[j], ahead, behind, i, far, keep, split,
+                    fused, half)
             i += VL
     end_subblock(total, part)
     for j in range(1, NV):
         top[0] = v_max(top[j], top[0])
     if i < ahead.n:
-        top[0] = max_vec(ahead.x + i, ahead.n - i, top[0])
+        if half:
+            load_ahead(ahead, i)
+            top[0] = max_vec(ahead.kept + i, ahead.n - i, top[0])
+        else:
+            top[0] = max_vec(<const real *> ahead.x + i, ahead.n - i, top[0])
     stats[0] = maximum
     fold_block(total, n, stats + 1, stats + 5)
     stats[2] = 0
@@ -279,12 +379,12 @@ cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, double
 
 cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, double t, real *e, double *stats,
                            const Ahead *ahead, const Behind *behind, const bint keep, const bint split,
-                           const bint fused) noexcept nogil:
+                           const bint fused, const bint half) noexcept nogil:
     # Exponentials of a block against its maximum into e (keep), their sum into stats; returns the maximum of
     # the block ahead; writes (fused) the results of the block behind.
     if t == 1 and v_exp_near(shift_of(maximum)):
-        return exp_block_far(x, n, maximum, t, e, stats, ahead, behind, False, keep, split, fused)
-    return exp_block_far(x, n, maximum, t, e, stats, ahead, behind, True, keep, split, fused)
+        return exp_block_far(x, n, maximum, t, e, stats, ahead, behind, False, keep, split, fused, half)
+    return exp_block_far(x, n, maximum, t, e, stats, ahead, behind, True, keep, split, fused, half)
 
 
 # ---------------------------------------------------------------------------------------- joining blocks
@@ -376,27 +476,37 @@ cdef inline double settle_log(double m, double u, double log_sum, bint nan) noex
     return log_sum
 
 
-cdef inline void join_log(double *stats, Py_ssize_t blocks, double t, double *top, double *log_sum) noexcept nogil:
-    # max(x) and log(sum(exp((x - max) / T))), with stats split into ties and the rest
+cdef inline void sum_blocks(double *stats, Py_ssize_t blocks, double t, double *top, double *above,
+                            bint *nan) noexcept nogil:
+    # max(x), sum(exp((x - max) / T)) - 1, and whether x has a NaN, with stats split into ties and the rest
     cdef double m = joint_max(stats, blocks), u = 0, part
-    cdef bint counted = False, nan = False
+    cdef bint counted = False
     cdef Py_ssize_t b
     if blocks == 1:
         u = (stats[2] - 1) + stats[1] / EXP_SCALE
-        nan = isnan(stats[2])
+        nan[0] = isnan(stats[2])
     else:
+        nan[0] = False
         block_factors(stats, blocks, m, t)
         for b in range(blocks):
             part = stats[STATS * b + 2]
-            nan = nan or isnan(part) or (stats[STATS * b] < m and isnan(stats[STATS * b + 1]))
+            nan[0] = nan[0] or isnan(part) or (stats[STATS * b] < m and isnan(stats[STATS * b + 1]))
             if not counted and stats[STATS * b] == m:
                 counted = True
                 part -= 1
             u += (part + stats[STATS * b + 1] / EXP_SCALE) * (stats[STATS * b + 3] / EXP_SCALE_f64)
     top[0] = m
-    log_sum[0] = u
+    above[0] = u
+
+
+cdef inline void join_log(double *stats, Py_ssize_t blocks, double t, double *top, double *log_sum) noexcept nogil:
+    # max(x) and log(sum(exp((x - max) / T)))
+    cdef double above
+    cdef bint nan
+    sum_blocks(stats, blocks, t, top, &above, &nan)
+    log_sum[0] = above
     log1p_run(log_sum, 1)
-    log_sum[0] = settle_log(m, u, log_sum[0], nan)
+    log_sum[0] = settle_log(top[0], above, log_sum[0], nan)
 
 
 cdef inline void split_log(double m, double log_sum, double inv_t, real *high, real *low) noexcept nogil:
@@ -415,21 +525,29 @@ cdef inline void split_log(double m, double log_sum, double inv_t, real *high, r
         low[0] = <real> ((m - both) + log_sum if (m if m > 0 else -m) >= log_sum else (log_sum - both) + m)
 
 
-cdef inline void log_run(const real *x, real *y, Py_ssize_t n, real high, real low, real inv_t,
-                         const bint stream) noexcept nogil:
+cdef inline void log_run(const void *x, void *y, Py_ssize_t n, real high, real low, real inv_t, const bint stream,
+                         const int storage) noexcept nogil:
     cdef vec h = v_set1(high), l = v_sub(v_set1(0), v_set1(low)), t = v_set1(inv_t)
     cdef Py_ssize_t i = 0
-    if stream and n >= 4 * VL:
-        i = unaligned(y)
-        v_store_n(y, i, v_fma(v_sub(v_load_n(x, i, 0), h), t, l))
+    if storage == REAL and stream and n >= 4 * VL:
+        i = unaligned(<real *> y)
+        put_n(y, 0, i, v_fma(v_sub(take_n(x, 0, i, 0, REAL), h), t, l), REAL)
         while i <= n - VL:
-            v_stream(y + i, v_fma(v_sub(v_load(x + i), h), t, l))
+            v_stream(<real *> y + i, v_fma(v_sub(take(x, i, REAL), h), t, l))
             i += VL
     while i <= n - VL:
-        v_store(y + i, v_fma(v_sub(v_load(x + i), h), t, l))
+        put(y, i, v_fma(v_sub(take(x, i, storage), h), t, l), storage)
         i += VL
     if i < n:
-        v_store_n(y + i, n - i, v_fma(v_sub(v_load_n(x + i, n - i, 0), h), t, l))
+        put_n(y, i, n - i, v_fma(v_sub(take_n(x, i, n - i, 0, storage), h), t, l), storage)
+
+
+cdef void log_run_16(const void *x, void *y, Py_ssize_t n, real high, real low, real inv_t,
+                     int storage) noexcept nogil:
+    if storage == F16:
+        log_run(x, y, n, high, low, inv_t, False, F16)
+    else:
+        log_run(x, y, n, high, low, inv_t, False, BF16)
 
 
 # ------------------------------------------------------------------------------------------- derivatives
@@ -446,8 +564,8 @@ cdef inline vec dot_term(vec g, vec p, vec sum, const int operation) noexcept no
     return v_fma(g, exp_of(p), sum)
 
 
-cdef inline double block_dot(const real *g, const real *p, const real *y, Py_ssize_t n,
-                             const int operation) noexcept nogil:
+cdef inline double block_dot(const void *g, const void *p, const void *y, Py_ssize_t n, const int operation,
+                             const int storage) noexcept nogil:
     # sum(g p), sum(g) or sum(g exp(p)) * EXP_SCALE; y is where the results will go
     cdef vec sum[NV]
     cdef vec part[NV]
@@ -460,17 +578,17 @@ cdef inline double block_dot(const real *g, const real *p, const real *y, Py_ssi
         for j in range(NV):
             part[j] = v_set1(0)
         while i <= end - LANES:
-            prefetch(g + i + PREFETCH)
-            prefetch(p + i + PREFETCH)
-            prefetch_write(<real *> y + i)
+            prefetch(at(g, i + PREFETCH, storage))
+            prefetch(at(p, i + PREFETCH, storage))
+            prefetch_write(at(y, i, storage))
             for j in range(NV):
-                part[j] = dot_term(v_load(g + i + j * VL), v_load(p + i + j * VL), part[j], operation)
+                part[j] = dot_term(take(g, i + j * VL, storage), take(p, i + j * VL, storage), part[j], operation)
             i += LANES
         if i < end:
             for j in range(NV):
                 left = lanes_left(end - i - j * VL)
-                part[j] = dot_term(v_load_n(g + i + j * VL, left, 0), v_load_n(p + i + j * VL, left, 0), part[j],
-                                   operation)
+                part[j] = dot_term(take_n(g, i + j * VL, left, 0, storage), take_n(p, i + j * VL, left, 0, storage),
+                                   part[j], operation)
             i = end
         for j in range(NV):
             sum[j] = v_add(sum[j], part[j])
@@ -504,21 +622,22 @@ cdef inline real gradient_factor(double inv_t, const int operation) noexcept nog
     return <real> (2 * inv_t if operation == SOFTMAX_GRAD else inv_t)
 
 
-cdef inline void gradient_run(const real *g, const real *p, real *y, Py_ssize_t n, double dot, double inv_t,
-                              const int operation, const bint stream) noexcept nogil:
+cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t n, double dot, double inv_t,
+                              const int operation, const bint stream, const int storage) noexcept nogil:
     cdef vec d = v_set1(gradient_dot(dot, operation)), f = v_set1(gradient_factor(inv_t, operation))
     cdef Py_ssize_t i = 0
-    if stream and n >= 4 * VL:
-        i = unaligned(y)
-        v_store_n(y, i, gradient(v_load_n(g, i, 0), v_load_n(p, i, 0), d, f, operation))
+    if storage == REAL and stream and n >= 4 * VL:
+        i = unaligned(<real *> y)
+        put_n(y, 0, i, gradient(take_n(g, 0, i, 0, REAL), take_n(p, 0, i, 0, REAL), d, f, operation), REAL)
         while i <= n - VL:
-            v_stream(y + i, gradient(v_load(g + i), v_load(p + i), d, f, operation))
+            v_stream(<real *> y + i, gradient(take(g, i, REAL), take(p, i, REAL), d, f, operation))
             i += VL
     while i <= n - VL:
-        prefetch(g + i + PREFETCH)
-        prefetch(p + i + PREFETCH)
-        prefetch_write(y + i + PREFETCH)
-        v_store(y + i, gradient(v_load(g + i), v_load(p + i), d, f, operation))
+        prefetch(at(g, i + PREFETCH, storage))
+        prefetch(at(p, i + PREFETCH, storage))
+        prefetch_write(at(y, i + PREFETCH, storage))
+        put(y, i, gradient(take(g, i, storage), take(p, i, storage), d, f, operation), storage)
         i += VL
     if i < n:
-        v_store_n(y + i, n - i, gradient(v_load_n(g + i, n - i, 0), v_load_n(p + i, n - i, 0), d, f, operation))
+        put_n(y, i, n - i, gradient(take_n(g, i, n - i, 0, storage), take_n(p, i, n - i, 0, storage), d, f, operation),
+              storage)

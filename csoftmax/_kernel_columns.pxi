@@ -138,10 +138,6 @@ cdef inline bint is_derivative(const int operation) noexcept nogil:
     return operation == SOFTMAX_GRAD or operation == LOG_SOFTMAX_VJP or operation == LOG_SOFTMAX_JVP
 
 
-cdef inline bint writes_rows(const int operation) noexcept nogil:
-    return operation != LOGSUMEXP and operation != CROSS_ENTROPY
-
-
 cdef struct Source:
     # where the rows of a block are read: in scratch, or in the panel itself
     real *x
@@ -426,7 +422,8 @@ cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexc
             write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, False)
 
 
-cdef inline void forward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:
+cdef inline void forward_columns(const Panel *panel, char *scratch, int operation, const int kind) noexcept nogil:
+    # kind: the operation, but LOGSUMEXP for all that keep no exponentials
     cdef Panel local = panel[0]       # whose members need not be read again after every store
     cdef const Panel *s = &local
     cdef Py_ssize_t blocks = blocks_of(s.n), b, c, rows
@@ -446,29 +443,30 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, const int op
         else:
             panel_maxima(x, s.x_step, s.width, rows, t.across, t.maxima)
         t.far = shift_lanes(t.maxima, t.across, s.t, t.origin, t.away, t.magic, t.center)
-        if exps_wait(s, operation) and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
+        if kind != LOGSUMEXP and exps_wait(s, kind):
             if t.far:
-                column_sums(&t, &from_, rows, s.t, operation, True, True)
+                column_sums(&t, &from_, rows, s.t, kind, True, True)
             else:
-                column_sums(&t, &from_, rows, s.t, operation, False, True)
+                column_sums(&t, &from_, rows, s.t, kind, False, True)
         else:
             if t.far:
-                column_sums(&t, &from_, rows, s.t, operation, True, False)
+                column_sums(&t, &from_, rows, s.t, kind, True, False)
             else:
-                column_sums(&t, &from_, rows, s.t, operation, False, False)
+                column_sums(&t, &from_, rows, s.t, kind, False, False)
         if blocks > 1:
-            keep_stats(s, &t, b, operation != SOFTMAX)
+            keep_stats(s, &t, b, kind != SOFTMAX)
     if blocks > 1:
-        join_stats(s, &t, operation)
+        join_stats(s, &t, kind)
     else:
-        join_columns(s, &t, operation)
-    if operation == LOGSUMEXP:
+        join_columns(s, &t, kind)
+    if kind != LOGSUMEXP:
+        write_panel(s, &t, kind)
+    elif operation == LOG_SOFTMAX:
+        log_shares(s, &t)
+        write_panel(s, &t, LOG_SOFTMAX)
+    elif operation == LOGSUMEXP:
         for c in range(s.width):
             s.y[c * s.y_step] = <real> (t.top[c] + t.log_sum[c])
-    if operation == LOG_SOFTMAX:
-        log_shares(s, &t)
-    if writes_rows(operation):
-        write_panel(s, &t, operation)
 
 
 cdef inline void backward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:
@@ -502,15 +500,11 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
 
 cdef void run_panel(const Panel *s, char *scratch, int operation) noexcept nogil:
     if operation == SOFTMAX:
-        forward_columns(s, scratch, SOFTMAX)
-    elif operation == LOG_SOFTMAX:
-        forward_columns(s, scratch, LOG_SOFTMAX)
-    elif operation == LOGSUMEXP:
-        forward_columns(s, scratch, LOGSUMEXP)
-    elif operation == CROSS_ENTROPY:
-        forward_columns(s, scratch, CROSS_ENTROPY)
+        forward_columns(s, scratch, operation, SOFTMAX)
     elif operation == CROSS_ENTROPY_GRAD:
-        forward_columns(s, scratch, CROSS_ENTROPY_GRAD)
+        forward_columns(s, scratch, operation, CROSS_ENTROPY_GRAD)
+    elif not is_derivative(operation):
+        forward_columns(s, scratch, operation, LOGSUMEXP)
     elif operation == SOFTMAX_GRAD:
         backward_columns(s, scratch, SOFTMAX_GRAD)
     elif operation == LOG_SOFTMAX_VJP:

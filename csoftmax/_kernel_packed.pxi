@@ -45,7 +45,7 @@ cdef inline vec keep_quads(const vec *quads, Py_ssize_t count, real *tile, vec t
     return top
 
 
-cdef inline void announce(const real *x, real *y, const bint writes) noexcept nogil:
+cdef inline void announce(const real *x, real *y, bint writes) noexcept nogil:
     # lines of the rows to come, and of the results: later they are met four elements a row
     cdef Py_ssize_t j
     for j in range(QUAD):
@@ -55,7 +55,7 @@ cdef inline void announce(const real *x, real *y, const bint writes) noexcept no
 
 
 cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_t n, real *tile, real *y,
-                     const bint writes) noexcept nogil:
+                     bint writes) noexcept nogil:
     # element i of the rows to tile + i * VL; their maxima
     cdef Py_ssize_t i = 0, r
     cdef vec top = v_set1(-INFINITY)
@@ -111,7 +111,7 @@ cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint far, co
         v_store(a.ties, v_load(ties))
 
 
-cdef inline void group_logs(const Strip *s, Group *a, const int operation) noexcept nogil:
+cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept nogil:
     cdef double top[VL]
     cdef double log_sum[VL]
     cdef v_f64 sum, rest
@@ -183,8 +183,8 @@ cdef inline void unpack(const Group *a, Py_ssize_t n, real inv_t, real *y, Py_ss
             y[r * pitch + i] = lanes[r]
 
 
-cdef inline void packed_rows(const Strip *s, real *tile, const int operation) noexcept nogil:
-    cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD, split = operation != SOFTMAX
+cdef inline void packed_rows(const Strip *s, real *tile, int operation, const bint keep,
+                             const bint split) noexcept nogil:
     cdef bint writes = keep or operation == LOG_SOFTMAX
     cdef Py_ssize_t most = groups_of(s.n), first = 0, groups, g
     cdef Group group[GROUPS]
@@ -217,18 +217,16 @@ cdef inline void packed_rows(const Strip *s, real *tile, const int operation) no
                 group_factors(s, &group[g], split)
         for g in range(groups):
             a = &group[g]
-            if writes:
-                unpack(a, s.n, <real> s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, operation)
+            if keep:
+                unpack(a, s.n, <real> s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, SOFTMAX)
+            elif writes:
+                unpack(a, s.n, <real> s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, LOG_SOFTMAX)
 
 
 cdef void run_packed(const Strip *s, real *tile, int operation) noexcept nogil:
     if operation == SOFTMAX:
-        packed_rows(s, tile, SOFTMAX)
-    elif operation == LOG_SOFTMAX:
-        packed_rows(s, tile, LOG_SOFTMAX)
-    elif operation == LOGSUMEXP:
-        packed_rows(s, tile, LOGSUMEXP)
-    elif operation == CROSS_ENTROPY:
-        packed_rows(s, tile, CROSS_ENTROPY)
+        packed_rows(s, tile, operation, True, False)
+    elif operation == CROSS_ENTROPY_GRAD:
+        packed_rows(s, tile, operation, True, True)
     else:
-        packed_rows(s, tile, CROSS_ENTROPY_GRAD)
+        packed_rows(s, tile, operation, False, True)

@@ -1,6 +1,8 @@
 # Rows that lie contiguous, one after another.
 
 cdef struct Strip:
+    int storage               # REAL; or, of 16-bit floats to which x, p and y point then
+    real *kept                # and two blocks of scratch for their logits as reals
     const real *x             # logits, or the incoming gradient
     const real *p             # the forward's output, in the derivatives
     real *y
@@ -29,12 +31,24 @@ cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t b) noexcept nogil:
     return BLOCK if n - b * BLOCK > BLOCK else n - b * BLOCK
 
 
-cdef inline const real *block_at(const Strip *s, Py_ssize_t row, Py_ssize_t b) noexcept nogil:
-    return s.x + row * s.x_pitch + b * BLOCK
+cdef inline char *x_at(const Strip *s, Py_ssize_t row, const bint half) noexcept nogil:
+    return at(s.x, row * s.x_pitch, F16 if half else REAL)
+
+
+cdef inline char *p_at(const Strip *s, Py_ssize_t row, const bint half) noexcept nogil:
+    return at(s.p, row * s.p_pitch, F16 if half else REAL)
+
+
+cdef inline char *y_at(const Strip *s, Py_ssize_t row, const bint half) noexcept nogil:
+    return at(s.y, row * s.y_pitch, F16 if half else REAL)
 
 
 cdef enum:
-    FEW_BLOCKS = 4            # rows of so many blocks are written one row late
+    FUSED_LEAST = 16 * LANES  # rows of more elements, ...
+    FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated;
+    MANY_BLOCKS = 64          # up to so many if no exponentials are kept
+    TOGETHER_MOST = 8         # rows that are finished together, ...
+    TOGETHER_REALS = 4096     # ... of so many elements, or one
 
 
 cdef struct Finished:
@@ -45,94 +59,197 @@ cdef struct Finished:
     double log_sum
 
 
-cdef inline Py_ssize_t in_flight(Py_ssize_t n) noexcept nogil:
-    # rows: while the sum of one is folded and divided by, the next one is under way
-    return 2 if FUSED and blocks_of(n) <= FEW_BLOCKS else 1
+cdef inline Py_ssize_t rows_together(Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t rows = TOGETHER_REALS // (n if n > 0 else 1)
+    return TOGETHER_MOST if rows > TOGETHER_MOST else (rows if rows > 1 else 1)
 
 
-cdef inline void finish_row(const Strip *s, Py_ssize_t row, Finished *f, const int operation) noexcept nogil:
-    cdef Py_ssize_t blocks = blocks_of(s.n)
-    if operation != SOFTMAX:
-        join_log(f.stats, blocks, s.t, &f.top, &f.log_sum)
-    if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
-        join_softmax(f.stats, blocks, s.t, s.coefficient[row] if s.coefficient != NULL else 1)
+cdef inline Py_ssize_t in_flight(Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
+    # those of the rows whose exponentials and statistics are kept
+    cdef Py_ssize_t most = rows_together(n) * (2 if FUSED and blocks_of(n) <= MANY_BLOCKS else 1)
+    return most if rows > most else rows
 
 
-cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, const int operation) noexcept nogil:
-    cdef real *y = s.y + row * s.y_pitch
+cdef inline void finish_rows(const Strip *s, Py_ssize_t row, Py_ssize_t rows, Finished *f, const bint keep,
+                             const bint split) noexcept nogil:
+    # what each takes is a chain of operations that wait for each other; those of several rows do not
+    cdef Py_ssize_t blocks = blocks_of(s.n), r
+    cdef double above[TOGETHER_MOST]
+    cdef double logs[TOGETHER_MOST]
+    cdef bint nan[TOGETHER_MOST]
+    if split:
+        for r in range(rows):
+            sum_blocks(f[r].stats, blocks, s.t, &f[r].top, above + r, nan + r)
+            logs[r] = above[r]
+        log1p_run(logs, rows)
+        for r in range(rows):
+            f[r].log_sum = settle_log(f[r].top, above[r], logs[r], nan[r])
+    if keep:
+        for r in range(rows):
+            join_softmax(f[r].stats, blocks, s.t, s.coefficient[row + r] if s.coefficient != NULL else 1)
+
+
+cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, int operation, const bint keep,
+                           const bint split, const bint half) noexcept nogil:
     cdef real high, low
-    if operation == LOGSUMEXP:
-        y[0] = <real> (f.top + f.log_sum)
-    elif operation == LOG_SOFTMAX:
+    if split and operation == LOGSUMEXP:
+        s.y[row * s.y_pitch] = <real> (f.top + f.log_sum)
+    elif split and operation == LOG_SOFTMAX:
         split_log(f.top, f.log_sum, s.inv_t, &high, &low)
-        log_run(s.x + row * s.x_pitch, y, s.n, high, low, <real> s.inv_t, s.stream)
-    elif operation != SOFTMAX:
+        if half:
+            log_run_16(x_at(s, row, half), y_at(s, row, half), s.n, high, low, <real> s.inv_t, s.storage)
+        else:
+            log_run(x_at(s, row, half), y_at(s, row, half), s.n, high, low, <real> s.inv_t, s.stream, REAL)
+    elif split:
         s.top[row] = f.top
         s.log_sum[row] = f.log_sum
-    if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
-        write_blocks(y, s.n, f.e, f.stats, s.stream)
+    if keep:
+        write_blocks(s, y_at(s, row, half), f.e, f.stats, half)
 
 
-cdef inline void write_blocks(real *y, Py_ssize_t n, const real *e, const double *stats, bint stream) noexcept nogil:
-    cdef Py_ssize_t b
-    for b in range(blocks_of(n)):
-        if stream:
-            stream_run(e + b * BLOCK, y + b * BLOCK, block_length(n, b), stats[STATS * b + 3], stats[STATS * b + 4])
+cdef inline void write_blocks(const Strip *s, void *y, const real *e, const double *stats,
+                              const bint half) noexcept nogil:
+    cdef Py_ssize_t b, n
+    for b in range(blocks_of(s.n)):
+        n = block_length(s.n, b)
+        if half:
+            scale_run_16(e + b * BLOCK, at(y, b * BLOCK, F16), n, stats[3], stats[4], s.storage)
+        elif s.stream:
+            stream_run(e + b * BLOCK, <real *> y + b * BLOCK, n, stats[3], stats[4])
         else:
-            scale_run(e + b * BLOCK, y + b * BLOCK, block_length(n, b), stats[STATS * b + 3], stats[STATS * b + 4])
+            scale_run(e + b * BLOCK, <real *> y + b * BLOCK, n, stats[3], stats[4], REAL)
+        stats += STATS
 
 
-cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_ssize_t b, const Finished *f,
-                            bint there) noexcept nogil:
-    # block b of a row, still to be written
+cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_ssize_t b, const Finished *f, real *e,
+                            const bint logs, const bint half) noexcept nogil:
+    # block b of a row, still to be written; e is where that of the row under way will be
     cdef const double *stats = f.stats + STATS * b
-    behind.e = f.e + b * BLOCK
-    if there and not is_tiny(stats[3], FACTOR_SCALE):
-        behind.y = s.y + row * s.y_pitch + b * BLOCK
+    cdef real high, low
+    cdef char *y = at(y_at(s, row, half), b * BLOCK, F16 if half else REAL)
+    if row >= 0 and logs:
+        split_log(f.top, f.log_sum, s.inv_t, &high, &low)
+        behind.x = at(x_at(s, row, half), b * BLOCK, F16 if half else REAL)
+        behind.y = y
+        behind.storage = s.storage
+        behind.high = v_set1(high)
+        behind.low = v_sub(v_set1(0), v_set1(low))
+        behind.inv_t = v_set1(<real> s.inv_t)
+        return
+    if row >= 0 and not is_tiny(stats[3], FACTOR_SCALE):
+        behind.x = f.e + b * BLOCK
+        behind.y = y
+        behind.storage = s.storage
         set_factor(stats[3], stats[4], &behind.high, &behind.low)
         return
-    behind.y = f.e + b * BLOCK
-    behind.high = behind.low = v_set1(0)
-    if there:
-        scale_run(f.e + b * BLOCK, s.y + row * s.y_pitch + b * BLOCK, block_length(s.n, b), stats[3], stats[4])
+    behind.x = behind.y = e
+    behind.storage = REAL
+    behind.high = behind.low = behind.inv_t = v_set1(0)
+    if row >= 0 and half:
+        scale_run_16(f.e + b * BLOCK, y, block_length(s.n, b), stats[3], stats[4], s.storage)
+    elif row >= 0:
+        scale_run(f.e + b * BLOCK, y, block_length(s.n, b), stats[3], stats[4], REAL)
 
 
-cdef inline void long_rows(const Strip *s, real *scratch, double *stats, const int operation,
-                           const bint fused) noexcept nogil:
-    # While one block is exponentiated, the maximum of the next is taken, so that its lines are on their way, and
-    # (fused) the results of the row before are written.
-    cdef bint keep = operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD
-    cdef Py_ssize_t blocks = blocks_of(s.n), flight = in_flight(s.n), row, b
-    cdef real m
+cdef inline const real *first_block(const Strip *s, const bint half) noexcept nogil:
+    # as reals
+    if not half:
+        return s.x
+    load_run(s.storage, <const char *> s.x, 2, block_length(s.n, 0), s.kept)
+    return s.kept
+
+
+cdef inline const real *set_ahead(Ahead *ahead, const Strip *s, Py_ssize_t row, Py_ssize_t b, const real *x,
+                                  const bint half) noexcept nogil:
+    # from x, block b of a row, to the next one; where that is, as reals
+    ahead.x = x
+    ahead.kept = <real *> x
+    ahead.n = block_length(s.n, b)
+    ahead.storage = REAL
+    if b + 1 < blocks_of(s.n):
+        b += 1
+    elif row + 1 < s.rows:
+        row += 1
+        b = 0
+    else:
+        return x
+    ahead.x = at(x_at(s, row, half), b * BLOCK, F16 if half else REAL)
+    ahead.n = block_length(s.n, b)
+    if not half:
+        return <const real *> ahead.x
+    ahead.storage = s.storage
+    ahead.kept = s.kept + (BLOCK if x == s.kept else 0)
+    return ahead.kept
+
+
+cdef inline void long_rows(const Strip *s, real *scratch, double *stats, int operation, const bint keep,
+                           const bint split, const bint half) noexcept nogil:
+    # While one block is exponentiated, the maximum of the next is taken, so that its lines are on their way; of 16-bit
+    # floats (half) it is converted, too.
+    cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n), first = 0, rows, row, b
+    cdef const real *x = first_block(s, half)
+    cdef const real *next
+    cdef real m = block_max(x, block_length(s.n, 0))
+    cdef real *e
     cdef Ahead ahead
     cdef Behind behind
-    cdef Finished finished[2]
+    cdef Finished finished[TOGETHER_MOST]
     cdef Finished *f
-    for row in range(flight):
+    for row in range(together):
         finished[row].e = scratch + row * padded(s.n)
         finished[row].stats = stats + row * blocks * STATS
-    m = block_max(s.x, block_length(s.n, 0))
+    while first < s.rows:
+        rows = together if s.rows - first > together else s.rows - first
+        for row in range(first, first + rows):
+            f = &finished[row - first]
+            for b in range(blocks):
+                e = f.e + b * BLOCK
+                next = set_ahead(&ahead, s, row, b, x, half)
+                ahead.y = at(y_at(s, row, half), b * BLOCK, F16 if half else REAL) if keep and not s.stream else e
+                m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, keep,
+                              split, False, half)
+                x = next
+        finish_rows(s, first, rows, finished, keep, split)
+        for row in range(rows):
+            write_row(s, first + row, &finished[row], operation, keep, split, half)
+        first += rows
+
+
+cdef inline void fused_rows(const Strip *s, real *scratch, double *stats, const bint logs,
+                            const bint half) noexcept nogil:
+    # softmax or log_softmax, as above, but while one row is exponentiated the results of an earlier one are written
+    cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n) if logs else 1, row, rows, b, here = 0
+    cdef const real *x = first_block(s, half)
+    cdef const real *next
+    cdef real m = block_max(x, block_length(s.n, 0))
+    cdef real *e
+    cdef Ahead ahead
+    cdef Behind behind
+    cdef Finished finished[2 * TOGETHER_MOST]
+    cdef Finished *f
+    cdef Finished *earlier
+    for row in range(2 * together):
+        finished[row].e = scratch + row * padded(s.n)
+        finished[row].stats = stats + row * blocks * STATS
     for row in range(s.rows):
-        f = &finished[row % flight]
+        f = &finished[here]
+        earlier = &finished[here + together if here < together else here - together]
         for b in range(blocks):
-            ahead.x = block_at(s, row, b)
-            ahead.n = block_length(s.n, b)
-            ahead.y = s.y + row * s.y_pitch + b * BLOCK if keep and not s.stream else NULL
-            if b + 1 < blocks:
-                ahead.x = block_at(s, row, b + 1)
-                ahead.n = block_length(s.n, b + 1)
-            elif row + 1 < s.rows:
-                ahead.x = block_at(s, row + 1, 0)
-                ahead.n = block_length(s.n, 0)
-            if fused:
-                set_behind(&behind, s, row - 1, b, &finished[(row + 1) % 2], row > 0)
-            m = exp_block(block_at(s, row, b), block_length(s.n, b), m, s.t, f.e + b * BLOCK,
-                          f.stats + STATS * b, &ahead, &behind, keep, operation != SOFTMAX, fused)
-        finish_row(s, row, f, operation)
-        if not fused and row + 1 >= flight:
-            write_row(s, row + 1 - flight, &finished[(row + 1) % flight], operation)
-    if flight == 2:
-        write_row(s, s.rows - 1, &finished[(s.rows - 1) % 2], operation)
+            e = f.e + b * BLOCK
+            next = set_ahead(&ahead, s, row, b, x, half)
+            ahead.y = e if logs else at(y_at(s, row, half), b * BLOCK, F16 if half else REAL)
+            set_behind(&behind, s, row - together, b, earlier, e, logs, half)
+            m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, not logs, logs,
+                          True, half)
+            x = next
+        here += 1
+        if here == together or here == 2 * together or row + 1 == s.rows:
+            rows = here if here <= together else here - together
+            finish_rows(s, row + 1 - rows, rows, &finished[here - rows], not logs, logs)
+        if here == 2 * together:
+            here = 0
+    for row in range(s.rows - together if s.rows > together else 0, s.rows):
+        write_row(s, row, &finished[row % (2 * together)], LOG_SOFTMAX if logs else SOFTMAX, not logs, logs, half)
 
 
 cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
@@ -161,23 +278,32 @@ cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
     return True
 
 
-cdef inline void forward_rows(const Strip *s, real *scratch, double *stats, const int operation) noexcept nogil:
-    if operation == SOFTMAX and s.rows == 1 and s.n <= LANES and s.t == 1 and lone_row(s.x, s.y, s.n):
+cdef inline void softmax_rows(const Strip *s, real *scratch, double *stats, const bint half) noexcept nogil:
+    if not half and s.rows == 1 and s.n <= LANES and s.t == 1 and lone_row(s.x, s.y, s.n):
         return
-    if FUSED and operation == SOFTMAX and in_flight(s.n) == 2 and not s.stream:
-        long_rows(s, scratch, stats, operation, True)
+    if FUSED and s.n > FUSED_LEAST and blocks_of(s.n) <= FEW_BLOCKS and not s.stream:
+        fused_rows(s, scratch, stats, False, half)
     else:
-        long_rows(s, scratch, stats, operation, False)
+        long_rows(s, scratch, stats, SOFTMAX, True, False, half)
+
+
+cdef inline void log_rows(const Strip *s, real *scratch, double *stats, int operation, const bint half) noexcept nogil:
+    if (FUSED and operation == LOG_SOFTMAX and s.n > FUSED_LEAST and blocks_of(s.n) <= MANY_BLOCKS
+            and not s.stream):
+        fused_rows(s, scratch, stats, True, half)
+    else:
+        long_rows(s, scratch, stats, operation, False, True, half)
 
 
 # ------------------------------------------------------------------------------------------- derivatives
 
-cdef inline double row_dot(const real *g, const real *p, const real *y, Py_ssize_t n,
-                           const int operation) noexcept nogil:
+cdef inline double row_dot(const void *g, const void *p, const void *y, Py_ssize_t n, const int operation,
+                           const int storage) noexcept nogil:
     cdef Py_ssize_t b
     cdef double dot = 0
     for b in range(blocks_of(n)):
-        dot += block_dot(g + b * BLOCK, p + b * BLOCK, y + b * BLOCK, block_length(n, b), operation)
+        dot += block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
+                         block_length(n, b), operation, storage)
     return dot
 
 
@@ -221,36 +347,53 @@ cdef inline void short_backward(const Strip *s, const int operation) noexcept no
                                                      v_load_n(p + whole * VL, tail, 0), d, f, operation))
 
 
-cdef inline void backward_rows(const Strip *s, const int operation) noexcept nogil:
+cdef inline void backward_rows(const Strip *s, const int operation, const int storage) noexcept nogil:
     cdef Py_ssize_t row
-    cdef const real *g
-    cdef const real *p
-    if s.n <= SHORT and s.rows > VL // 4:
+    cdef const void *g
+    cdef const void *p
+    cdef void *y
+    if storage == REAL and s.n <= SHORT and s.rows > VL // 4:
         short_backward(s, operation)
         return
     for row in range(s.rows):
-        g = s.x + row * s.x_pitch
-        p = s.p + row * s.p_pitch
-        gradient_run(g, p, s.y + row * s.y_pitch, s.n, row_dot(g, p, s.y + row * s.y_pitch, s.n, operation), s.inv_t,
-                     operation, s.stream)
+        g = x_at(s, row, storage != REAL)
+        p = p_at(s, row, storage != REAL)
+        y = y_at(s, row, storage != REAL)
+        gradient_run(g, p, y, s.n, row_dot(g, p, y, s.n, operation, storage), s.inv_t, operation, s.stream, storage)
 
 
 cdef void run_strip(const Strip *s, real *scratch, double *stats, int operation) noexcept nogil:
     if is_packed(s.n, s.rows) and not is_derivative(operation):
         run_packed(s, scratch, operation)
     elif operation == SOFTMAX:
-        forward_rows(s, scratch, stats, SOFTMAX)
-    elif operation == LOG_SOFTMAX:
-        forward_rows(s, scratch, stats, LOG_SOFTMAX)
-    elif operation == LOGSUMEXP:
-        forward_rows(s, scratch, stats, LOGSUMEXP)
-    elif operation == CROSS_ENTROPY:
-        forward_rows(s, scratch, stats, CROSS_ENTROPY)
+        softmax_rows(s, scratch, stats, False)
     elif operation == CROSS_ENTROPY_GRAD:
-        forward_rows(s, scratch, stats, CROSS_ENTROPY_GRAD)
+        long_rows(s, scratch, stats, CROSS_ENTROPY_GRAD, True, True, False)
+    elif not is_derivative(operation):
+        log_rows(s, scratch, stats, operation, False)
     elif operation == SOFTMAX_GRAD:
-        backward_rows(s, SOFTMAX_GRAD)
+        backward_rows(s, SOFTMAX_GRAD, REAL)
     elif operation == LOG_SOFTMAX_VJP:
-        backward_rows(s, LOG_SOFTMAX_VJP)
+        backward_rows(s, LOG_SOFTMAX_VJP, REAL)
     else:
-        backward_rows(s, LOG_SOFTMAX_JVP)
+        backward_rows(s, LOG_SOFTMAX_JVP, REAL)
+
+
+cdef inline void backward_rows_16(const Strip *s, const int operation) noexcept nogil:
+    if s.storage == F16:
+        backward_rows(s, operation, F16)
+    else:
+        backward_rows(s, operation, BF16)
+
+
+cdef void run_strip_16(const Strip *s, real *scratch, double *stats, int operation) noexcept nogil:
+    if operation == SOFTMAX:
+        softmax_rows(s, scratch, stats, True)
+    elif not is_derivative(operation):
+        log_rows(s, scratch, stats, operation, True)
+    elif operation == SOFTMAX_GRAD:
+        backward_rows_16(s, SOFTMAX_GRAD)
+    elif operation == LOG_SOFTMAX_VJP:
+        backward_rows_16(s, LOG_SOFTMAX_VJP)
+    else:
+        backward_rows_16(s, LOG_SOFTMAX_JVP)

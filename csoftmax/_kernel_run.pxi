@@ -91,6 +91,21 @@ cdef void scatter_rows(const Job *job, const Operand *o, char *row, Py_ssize_t r
         scatter(job, o, row + r * (o.batch[job.batch_ndim - 1] if job.batch_ndim else 0), 0, job.n, src + r * job.n)
 
 
+cdef inline bint as_it_lies(const Operand *o, int storage) noexcept nogil:
+    return o.data == NULL or (o.storage == storage and o.axis[0] == 2)
+
+
+cdef inline int storage_of(const Job *job) noexcept nogil:
+    # that of 16-bit floats which are worked on where they lie, or REAL
+    cdef bint half = job.x.storage == F16 or job.x.storage == BF16
+    if (HALVES and half and job.n > SHORT and job.axis_ndim == 1 and job.mask.data == NULL
+            and not is_loss(job.operation) and as_it_lies(&job.x, job.x.storage)
+            and as_it_lies(&job.p, job.x.storage)
+            and (job.operation == LOGSUMEXP or as_it_lies(&job.y, job.x.storage))):
+        return job.x.storage
+    return REAL
+
+
 cdef inline bint is_loss(int operation) noexcept nogil:
     return operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
 
@@ -106,16 +121,17 @@ cdef inline Py_ssize_t stage_rows(const Job *job) noexcept nogil:
     return 1 if rows < 1 else (LOSS_CHUNK if rows > LOSS_CHUNK else rows)
 
 
-cdef inline Py_ssize_t exp_reals(Py_ssize_t n) noexcept nogil:
+cdef inline Py_ssize_t exp_reals(const Job *job) noexcept nogil:
     # what run_strip works in
-    return in_flight(n) * padded(n) if n > SHORT else groups_of(n) * VL * padded(n)
+    cdef Py_ssize_t n = job.n
+    return in_flight(n, job.rows) * padded(n) if n > SHORT else groups_of(n) * VL * padded(n)
 
 
 cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
-    cdef Py_ssize_t reals = exp_reals(job.n)
-    cdef Py_ssize_t doubles = in_flight(job.n) * blocks_of(job.n) * STATS
+    cdef Py_ssize_t reals = exp_reals(job)
+    cdef Py_ssize_t doubles = in_flight(job.n, job.rows) * blocks_of(job.n) * STATS
     if not job.direct:
-        reals += 2 * (stage_rows(job) * job.n + LANES)
+        reals += 2 * BLOCK if storage_of(job) != REAL else 2 * (stage_rows(job) * job.n + LANES)
         doubles += LOSS_CHUNK
     if is_loss(job.operation):
         doubles += loss_doubles(LOSS_CHUNK)
@@ -126,15 +142,16 @@ cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
 cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
     cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1
     cdef Py_ssize_t last = job.batch_ndim - 1, n = job.n, limit, row = begin, r, kept_bytes
+    cdef Py_ssize_t size = <Py_ssize_t> sizeof(real) if storage_of(job) == REAL else 2
     cdef bint loss = is_loss(job.operation)
     cdef Strip s
     cdef double *stats = <double *> scratch
-    cdef double *per_row = stats + in_flight(n) * blocks_of(n) * STATS
+    cdef double *per_row = stats + in_flight(n, job.rows) * blocks_of(n) * STATS
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + (loss_doubles(LOSS_CHUNK) if loss else 0))
-    cdef Py_ssize_t doubles = (in_flight(n) * blocks_of(n) * STATS + (loss_doubles(LOSS_CHUNK) if loss else 0)
+    cdef Py_ssize_t doubles = (in_flight(n, job.rows) * blocks_of(n) * STATS + (loss_doubles(LOSS_CHUNK) if loss else 0)
                                + (0 if job.direct else LOSS_CHUNK))
     cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
-    cdef real *spare = e + exp_reals(n)
+    cdef real *spare = e + exp_reals(job)
     cdef real *tile = spare + (padded(n) if loss else 0)
     cdef real *tile_p = tile + stage_rows(job) * n + LANES
     cdef char *x
@@ -143,8 +160,12 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     s.n = n
     s.t = job.temperature
     s.inv_t = 1 / job.temperature
-    s.stream = job.stream
-    limit = end - begin if job.direct else stage_rows(job)
+    s.storage = storage_of(job)
+    s.kept = tile
+    s.stream = job.stream and s.storage == REAL
+    limit = end - begin if job.direct or s.storage != REAL else stage_rows(job)
+    if s.storage != REAL and limit > LOSS_CHUNK:
+        limit = LOSS_CHUNK
     if loss and limit > loss_chunk(n):
         limit = loss_chunk(n)
     while row < end:
@@ -157,15 +178,18 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
             s.rows = loss_chunk(n) - row % loss_chunk(n)
         x = batch_at(job, &job.x, row)
         y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
-        if job.direct:
+        if job.direct or s.storage != REAL:
             s.x = <const real *> x
             s.y = <real *> y
             if job.batch_ndim:
-                s.x_pitch = job.x.batch[last] // <Py_ssize_t> sizeof(real)
-                s.y_pitch = job.y.batch[last] // <Py_ssize_t> sizeof(real)
+                s.x_pitch = job.x.batch[last] // size
+                s.y_pitch = job.y.batch[last] // size
             if job.p.data != NULL:
                 s.p = <const real *> batch_at(job, &job.p, row)
-                s.p_pitch = job.p.batch[last] // <Py_ssize_t> sizeof(real) if job.batch_ndim else 0
+                s.p_pitch = job.p.batch[last] // size if job.batch_ndim else 0
+            if not job.direct and job.operation == LOGSUMEXP:
+                s.y = <real *> kept
+                s.y_pitch = 1
         else:
             gather_rows(job, &job.x, x, s.rows, tile)
             s.x = s.y = tile
@@ -182,12 +206,14 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
                 s.y = tile_p
         if loss:
             loss_rows(job, &s, row, e, stats, per_row, spare)
+        elif HALVES and s.storage != REAL:
+            run_strip_16(&s, e, stats, job.operation)
         else:
             run_strip(&s, e, stats, job.operation)
         if not job.direct and job.y.data != NULL:
             if job.operation == LOGSUMEXP:
                 store_run(job.y.storage, y, job.y.batch[last] if job.batch_ndim else 0, s.rows, s.y)
-            else:
+            elif s.storage == REAL:
                 if job.mask.data != NULL:
                     for r in range(s.rows):
                         if kept[r] == 0:
@@ -334,7 +360,7 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
     cdef Ahead ahead
     cdef Behind behind
     cdef char *y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
-    ahead.y = NULL
+    ahead.y = stage
     for b in range(begin, end):
         n = block_length(job.n, b)
         block = block_of(job, &job.x, x, b, n, stage)
@@ -347,11 +373,11 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
         if in_place_exps(job, n):
             ahead.y = <real *> y + b * BLOCK
             m = exp_block(block, n, m, t, <real *> y + b * BLOCK, stats + STATS * b, &ahead, &behind, True, False,
-                          False)
+                          False, False)
         elif job.operation == SOFTMAX:
-            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, False, False)
+            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, False, False, False)
         else:
-            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, True, False)
+            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, True, False, False)
 
 
 cdef inline bint in_place_exps(const Job *job, Py_ssize_t n) noexcept nogil:
@@ -363,6 +389,7 @@ cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py
                              Ahead *ahead) noexcept nogil:
     # the block after b, where it lies ready in memory; whether there is one
     cdef bint ready = job.direct and b + 1 < end
+    ahead.storage = REAL
     ahead.x = block + BLOCK if ready else block
     ahead.n = block_length(job.n, b + 1 if ready else b)
     return ready
@@ -370,10 +397,10 @@ cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py
 
 cdef double block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n) noexcept nogil:
     if operation == SOFTMAX_GRAD:
-        return block_dot(g, p, g, n, SOFTMAX_GRAD)
+        return block_dot(g, p, g, n, SOFTMAX_GRAD, REAL)
     if operation == LOG_SOFTMAX_VJP:
-        return block_dot(g, p, g, n, LOG_SOFTMAX_VJP)
-    return block_dot(g, p, g, n, LOG_SOFTMAX_JVP)
+        return block_dot(g, p, g, n, LOG_SOFTMAX_VJP, REAL)
+    return block_dot(g, p, g, n, LOG_SOFTMAX_JVP, REAL)
 
 
 cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
@@ -421,18 +448,18 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
             gradient_run_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), target, n,
                             stats[0], 1 / job.temperature, job.stream)
         elif in_place_exps(job, n):
-            scale_run(target, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
+            scale_run(target, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
         elif job.operation == SOFTMAX:
             block_ahead(job, block, b, end, &ahead)
-            ahead.y = NULL if job.stream else target
-            exp_block(block, n, <real> stats[STATS * b], t, e, unused, &ahead, &behind, True, False, False)
+            ahead.y = e if job.stream else target
+            exp_block(block, n, <real> stats[STATS * b], t, e, unused, &ahead, &behind, True, False, False, False)
             if job.stream:
                 stream_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
             else:
-                scale_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
+                scale_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
         else:
             split_log(stats[0], stats[1], 1 / job.temperature, &high, &low)
-            log_run(block, target, n, high, low, inv_t, job.stream)
+            log_run(block, target, n, high, low, inv_t, job.stream, REAL)
         if not job.direct:
             scatter(job, &job.y, y, b * BLOCK, n, e)
     if job.stream:
@@ -442,11 +469,11 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
 cdef void gradient_run_of(int operation, const real *g, const real *p, real *y, Py_ssize_t n, double dot, double inv_t,
                           bint stream) noexcept nogil:
     if operation == SOFTMAX_GRAD:
-        gradient_run(g, p, y, n, dot, inv_t, SOFTMAX_GRAD, stream)
+        gradient_run(g, p, y, n, dot, inv_t, SOFTMAX_GRAD, stream, REAL)
     elif operation == LOG_SOFTMAX_VJP:
-        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_VJP, stream)
+        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_VJP, stream, REAL)
     else:
-        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_JVP, stream)
+        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_JVP, stream, REAL)
 
 
 # -------------------------------------------------------------------------------------- what a level offers

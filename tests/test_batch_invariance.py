@@ -208,7 +208,7 @@ def special_rows(rng, n, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("n", [2, 3, 17, 64, 65, 200])
+@pytest.mark.parametrize("n", [2, 3, 17, 64, 65, 200, 1100])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_special_rows_have_the_same_bits_alone_in_a_batch_and_as_columns(dtype, n, rng):
     x = special_rows(rng, n, dtype)

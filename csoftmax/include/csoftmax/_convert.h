@@ -41,47 +41,111 @@ CSM_INLINE uint16_t csm_to_f16(float x) {
     return (uint16_t)(sign | ((rest - 0x38000000u + 0x0fffu + ((rest >> 13) & 1u)) >> 13));
 }
 
-/* ---------------------------------------------------------------- contiguous runs, a vector at a time */
+/* ------------------------------------------------------------- VL 16-bit floats at a time, where the CPU can */
 #if CSM_BITS == 32 && defined(CSM_AVX512)
-#define CSM_HALF_VECTORS 1
-CSM_INLINE v_f32 csm_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
-CSM_INLINE void csm_store_f16(uint16_t *p, v_f32 a) {
-    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+enum { CSM_HALVES = 1 };
+typedef __m256i csm_16;
+CSM_INLINE csm_16 csm_load_16(const uint16_t *p) { return _mm256_loadu_si256((const void *)p); }
+CSM_INLINE void csm_store_16(uint16_t *p, csm_16 a) { _mm256_storeu_si256((void *)p, a); }
+CSM_INLINE csm_16 csm_load_n_16(const uint16_t *p, ptrdiff_t k) {
+    return _mm256_maskz_loadu_epi16((__mmask16)((1u << k) - 1u), p);
 }
-CSM_INLINE v_f32 csm_load_bf16(const uint16_t *p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+CSM_INLINE void csm_store_n_16(uint16_t *p, ptrdiff_t k, csm_16 a) {
+    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << k) - 1u), a);
 }
-CSM_INLINE void csm_store_bf16(uint16_t *p, v_f32 a) {
+CSM_INLINE v_f32 csm_widen_f16(csm_16 a) { return _mm512_cvtph_ps(a); }
+CSM_INLINE csm_16 csm_narrow_f16(v_f32 a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
+CSM_INLINE v_f32 csm_widen_bf16(csm_16 a) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16));
+}
+CSM_INLINE csm_16 csm_narrow_bf16(v_f32 a) {
     const __m512i u = _mm512_castps_si512(a), high = _mm512_srli_epi32(u, 16);
     const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
     const __m512i near = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
     const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(near, nan, high, _mm512_set1_epi32(0x40))));
+    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(near, nan, high, _mm512_set1_epi32(0x40)));
 }
 #elif CSM_BITS == 32 && defined(CSM_AVX2)
-#define CSM_HALF_VECTORS 1
-CSM_INLINE v_f32 csm_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
-CSM_INLINE void csm_store_f16(uint16_t *p, v_f32 a) {
-    _mm_storeu_si128((void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+enum { CSM_HALVES = 1 };
+typedef __m128i csm_16;
+CSM_INLINE csm_16 csm_load_16(const uint16_t *p) { return _mm_loadu_si128((const void *)p); }
+CSM_INLINE void csm_store_16(uint16_t *p, csm_16 a) { _mm_storeu_si128((void *)p, a); }
+CSM_INLINE csm_16 csm_load_n_16(const uint16_t *p, ptrdiff_t k) {
+    uint16_t lanes[8] = {0};
+    for (ptrdiff_t i = 0; i < k; i++) lanes[i] = p[i];
+    return csm_load_16(lanes);
 }
-CSM_INLINE v_f32 csm_load_bf16(const uint16_t *p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
+CSM_INLINE void csm_store_n_16(uint16_t *p, ptrdiff_t k, csm_16 a) {
+    uint16_t lanes[8];
+    csm_store_16(lanes, a);
+    for (ptrdiff_t i = 0; i < k; i++) p[i] = lanes[i];
 }
-CSM_INLINE void csm_store_bf16(uint16_t *p, v_f32 a) {
+CSM_INLINE v_f32 csm_widen_f16(csm_16 a) { return _mm256_cvtph_ps(a); }
+CSM_INLINE csm_16 csm_narrow_f16(v_f32 a) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
+CSM_INLINE v_f32 csm_widen_bf16(csm_16 a) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16));
+}
+CSM_INLINE csm_16 csm_narrow_bf16(v_f32 a) {
     const __m256i u = _mm256_castps_si256(a), high = _mm256_srli_epi32(u, 16);
     const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
     const __m256i near = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
     const __m256i out = _mm256_blendv_epi8(near, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
-    _mm_storeu_si128((void *)p, _mm_packus_epi32(_mm256_castsi256_si128(out), _mm256_extracti128_si256(out, 1)));
+    return _mm_packus_epi32(_mm256_castsi256_si128(out), _mm256_extracti128_si256(out, 1));
 }
+#else
+enum { CSM_HALVES = 0 };
+#define CSM_NO_HALVES 1
 #endif
 
+/* Element i of an array of "storage" (a constant: native reals or 16-bit floats), and those after it, as a vector; the
+ * n variants take n of them, a vector at most, and fill up the others. */
+#if defined(CSM_NO_HALVES)
+#define CSM_OF_STORAGE(half, real) real
+#else
+#define CSM_OF_STORAGE(half, real)                                                                           \
+    if (storage == CSM_F16) half(f16) else if (storage == CSM_BF16) half(bf16) else real
+#endif
+
+CSM_INLINE csm_vec csm_take(const void *p, ptrdiff_t i, const int storage) {
+#define CSM_TAKE(name) return csm_widen_##name(csm_load_16((const uint16_t *)p + i));
+    (void)storage;
+    CSM_OF_STORAGE(CSM_TAKE, return v_load((const csm_real *)p + i);)
+}
+
+CSM_INLINE void csm_put(void *p, ptrdiff_t i, csm_vec a, const int storage) {
+#define CSM_PUT(name) csm_store_16((uint16_t *)p + i, csm_narrow_##name(a));
+    (void)storage;
+    CSM_OF_STORAGE(CSM_PUT, v_store((csm_real *)p + i, a);)
+}
+
+CSM_INLINE csm_vec csm_take_n(const void *p, ptrdiff_t i, ptrdiff_t n, csm_real fill, const int storage) {
+    csm_real lanes[VL];
+#define CSM_TAKE_N(name) v_store(lanes, csm_widen_##name(csm_load_n_16((const uint16_t *)p + i, n)));
+    (void)storage;
+    (void)lanes;
+    CSM_OF_STORAGE(CSM_TAKE_N, return v_load_n((const csm_real *)p + i, n, fill);)
+    return v_load_n(lanes, n, fill);
+}
+
+CSM_INLINE void csm_put_n(void *p, ptrdiff_t i, ptrdiff_t n, csm_vec a, const int storage) {
+#define CSM_PUT_N(name) csm_store_n_16((uint16_t *)p + i, n, csm_narrow_##name(a));
+    (void)storage;
+    CSM_OF_STORAGE(CSM_PUT_N, v_store_n((csm_real *)p + i, n, a);)
+}
+
+/* ------------------------------------------------------------------------------------- contiguous runs */
 #if CSM_BITS == 32
+#if defined(CSM_NO_HALVES)
+#define CSM_VECTORS(code)
+#else
+#define CSM_VECTORS(code) code
+#endif
 #define CSM_HALF(name)                                                                                       \
     static void csm_load_run_##name(const char *p, ptrdiff_t n, float *dst) {                                \
         ptrdiff_t i = 0;                                                                                     \
-        CSM_HALF_BODY(for (; i + VL <= n; i += VL) store_f32(dst + i, csm_load_##name((const uint16_t *)p + i)); ) \
+        CSM_VECTORS(for (; i + VL <= n; i += VL)                                                             \
+                        store_f32(dst + i, csm_widen_##name(csm_load_16((const uint16_t *)p + i)));)         \
         for (; i < n; i++) {                                                                                 \
             uint16_t h;                                                                                      \
             memcpy(&h, p + 2 * i, sizeof h);                                                                 \
@@ -90,24 +154,20 @@ CSM_INLINE void csm_store_bf16(uint16_t *p, v_f32 a) {
     }                                                                                                        \
     static void csm_store_run_##name(char *p, ptrdiff_t n, const float *src) {                               \
         ptrdiff_t i = 0;                                                                                     \
-        CSM_HALF_BODY(for (; i + VL <= n; i += VL) csm_store_##name((uint16_t *)p + i, load_f32(src + i)); ) \
+        CSM_VECTORS(for (; i + VL <= n; i += VL)                                                             \
+                        csm_store_16((uint16_t *)p + i, csm_narrow_##name(load_f32(src + i)));)              \
         for (; i < n; i++) {                                                                                 \
             const uint16_t h = csm_to_##name(src[i]);                                                        \
             memcpy(p + 2 * i, &h, sizeof h);                                                                 \
         }                                                                                                    \
     }
-#if defined(CSM_HALF_VECTORS)
-#define CSM_HALF_BODY(code) code
-#else
-#define CSM_HALF_BODY(code)
-#endif
 CSM_HALF(f16)
 CSM_HALF(bf16)
 #endif
 
 /* -------------------------------------------------------------------------------------- strided runs */
 /* n elements at p, p + stride, ... into dst */
-static void csm_load_run(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, csm_real *dst) {
+CSM_ONCE static void csm_load_run(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, csm_real *dst) {
     const int swapped = storage & CSM_SWAPPED, kind = storage & ~CSM_SWAPPED;
     const int dense = !swapped && stride == csm_storage_size[kind];
     if (dense && kind == CSM_STORED_REAL) {
@@ -174,7 +234,7 @@ CSM_INLINE float csm_sticky(double x) {
 }
 
 /* n elements of src to p, p + stride, ...; float storages only */
-static void csm_store_run(int storage, char *p, ptrdiff_t stride, ptrdiff_t n, const csm_real *src) {
+CSM_ONCE static void csm_store_run(int storage, char *p, ptrdiff_t stride, ptrdiff_t n, const csm_real *src) {
     const int swapped = storage & CSM_SWAPPED, kind = storage & ~CSM_SWAPPED;
     const int dense = !swapped && stride == csm_storage_size[kind];
     if (dense && kind == CSM_STORED_REAL) {

@@ -36,9 +36,16 @@
 #if defined(_MSC_VER)
 #define CSM_INLINE static __forceinline
 #define CSM_ALIGN(n) __declspec(align(n))
+#define CSM_ONCE __declspec(noinline)
 #else
 #define CSM_INLINE static inline __attribute__((always_inline, unused))
 #define CSM_ALIGN(n) __attribute__((aligned(n)))
+/* large, and no better for being specialised */
+#if defined(__clang__)
+#define CSM_ONCE __attribute__((noinline))
+#else
+#define CSM_ONCE __attribute__((noinline, noclone))
+#endif
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -191,6 +198,18 @@ CSM_INLINE void narrow_f32(float *p, v_f64 a) {
 #endif
 CSM_COMPARE(f32, float, ps)
 CSM_COMPARE(f64, double, pd)
+
+/* sum_apart adds the lanes of v where d is not 0 (or NaN) to the total, and counts the others. */
+#if defined(CSM_AVX512)
+#define CSM_APART(T, R, s)                                                                                   \
+    CSM_INLINE void sum_apart_##T(v_##T d, v_##T v, v_##T *total, v_##T *ties) {                             \
+        const unsigned tied = _mm512_cmp_##s##_mask(d, set1_##T(0), _CMP_EQ_OQ);                             \
+        *ties = CSM_OP(mask_add, s)(*ties, tied, *ties, set1_##T(1));                                        \
+        *total = CSM_OP(mask_add, s)(*total, ~tied, *total, v);                                              \
+    }
+CSM_APART(f32, float, ps)
+CSM_APART(f64, double, pd)
+#endif
 
 /* Tails: the first k lanes, 0 <= k <= VL; no byte beyond them is touched. */
 #if defined(CSM_AVX512)
@@ -487,6 +506,16 @@ CSM_INLINE void csm_stream_fence(void) {}
     }
 CSM_TAIL(f32, float)
 CSM_TAIL(f64, double)
+#endif
+
+#if !defined(CSM_AVX512)
+#define CSM_APART(T)                                                                                         \
+    CSM_INLINE void sum_apart_##T(v_##T d, v_##T v, v_##T *total, v_##T *ties) {                             \
+        *ties = add_##T(*ties, and_eq_##T(d, set1_##T(0), set1_##T(1)));                                     \
+        *total = add_##T(*total, and_ne_##T(d, set1_##T(0), v));                                             \
+    }
+CSM_APART(f32)
+CSM_APART(f64)
 #endif
 
 /* a - b c, rounded once: exact where b is the rounded quotient of a and c (T. J. Dekker, doi:10.1007/BF01397083) */
