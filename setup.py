@@ -103,6 +103,10 @@ def extensions():
 class BuildExt(build_ext):
     """Gives each extension the flags of its level, and the core OpenMP where the compiler has it."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
         flags = MSVC if msvc else UNIX

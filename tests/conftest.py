@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: every numeric test runs at every ISA level that this CPU has."""
 
+import gc
 import os
 
 import numpy as np
@@ -65,3 +66,9 @@ def tally(record_property):
             record_property(name, figure)
 
     return record
+
+
+def pytest_collection_finish():
+    """Spare the collector what lives as long as the run."""
+    gc.collect()
+    gc.freeze()
