@@ -109,6 +109,11 @@ cdef extern from "csoftmax/_convert.h" nogil:
     vec take "csm_take"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
     vec take_n "csm_take_n"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
     void put "csm_put"(void *, Py_ssize_t, vec, int) noexcept
+    ctypedef struct pair "csm_pair":
+        vec first
+        vec second
+    pair take_pair "csm_take_pair"(const void *, Py_ssize_t, int) noexcept
+    void put_pair "csm_put_pair"(void *, Py_ssize_t, pair, int) noexcept
     void put_n "csm_put_n"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
     int64_t load_index "csm_load_index"(int, const char *) noexcept
 

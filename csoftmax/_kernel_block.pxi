@@ -269,8 +269,15 @@ cdef inline vec share(vec a, const Behind *behind, const bint logs) noexcept nog
 
 cdef inline void write_behind(const Behind *behind, Py_ssize_t i, const bint logs, const int storage) noexcept nogil:
     cdef Py_ssize_t j
+    cdef pair a
     for j in range(STEP):
-        put(behind.y, i + j * VL, share(take(behind.x, i + j * VL, storage if logs else REAL), behind, logs), storage)
+        if not logs:
+            put(behind.y, i + j * VL, share(take(behind.x, i + j * VL, REAL), behind, False), storage)
+        elif j % 2 == 0:
+            a = take_pair(behind.x, i + j * VL, storage)
+            a.first = share(a.first, behind, True)
+            a.second = share(a.second, behind, True)
+            put_pair(behind.y, i + j * VL, a, storage)
 
 
 cdef inline void write_behind_n(const Behind *behind, Py_ssize_t i, Py_ssize_t n, const bint logs,
@@ -529,12 +536,19 @@ cdef inline void log_run(const void *x, void *y, Py_ssize_t n, real high, real l
                          const int storage) noexcept nogil:
     cdef vec h = v_set1(high), l = v_sub(v_set1(0), v_set1(low)), t = v_set1(inv_t)
     cdef Py_ssize_t i = 0
+    cdef pair a
     if storage == REAL and stream and n >= 4 * VL:
         i = unaligned(<real *> y)
         put_n(y, 0, i, v_fma(v_sub(take_n(x, 0, i, 0, REAL), h), t, l), REAL)
         while i <= n - VL:
             v_stream(<real *> y + i, v_fma(v_sub(take(x, i, REAL), h), t, l))
             i += VL
+    while i <= n - 2 * VL:
+        a = take_pair(x, i, storage)
+        a.first = v_fma(v_sub(a.first, h), t, l)
+        a.second = v_fma(v_sub(a.second, h), t, l)
+        put_pair(y, i, a, storage)
+        i += 2 * VL
     while i <= n - VL:
         put(y, i, v_fma(v_sub(take(x, i, storage), h), t, l), storage)
         i += VL
@@ -625,17 +639,26 @@ cdef inline real gradient_factor(double inv_t, const int operation) noexcept nog
 cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t n, double dot, double inv_t,
                               const int operation, const bint stream, const int storage) noexcept nogil:
     cdef vec d = v_set1(gradient_dot(dot, operation)), f = v_set1(gradient_factor(inv_t, operation))
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i = 0, j
+    cdef pair a, b
     if storage == REAL and stream and n >= 4 * VL:
         i = unaligned(<real *> y)
         put_n(y, 0, i, gradient(take_n(g, 0, i, 0, REAL), take_n(p, 0, i, 0, REAL), d, f, operation), REAL)
         while i <= n - VL:
             v_stream(<real *> y + i, gradient(take(g, i, REAL), take(p, i, REAL), d, f, operation))
             i += VL
+    while i <= n - 2 * VL:
+        for j from 0 <= j < 2 * VL by VL:
+            prefetch(at(g, i + j + PREFETCH, storage))
+            prefetch(at(p, i + j + PREFETCH, storage))
+            prefetch_write(at(y, i + j + PREFETCH, storage))
+        a = take_pair(g, i, storage)
+        b = take_pair(p, i, storage)
+        a.first = gradient(a.first, b.first, d, f, operation)
+        a.second = gradient(a.second, b.second, d, f, operation)
+        put_pair(y, i, a, storage)
+        i += 2 * VL
     while i <= n - VL:
-        prefetch(at(g, i + PREFETCH, storage))
-        prefetch(at(p, i + PREFETCH, storage))
-        prefetch_write(at(y, i + PREFETCH, storage))
         put(y, i, gradient(take(g, i, storage), take(p, i, storage), d, f, operation), storage)
         i += VL
     if i < n:

@@ -41,6 +41,10 @@ CSM_INLINE uint16_t csm_to_f16(float x) {
     return (uint16_t)(sign | ((rest - 0x38000000u + 0x0fffu + ((rest >> 13) & 1u)) >> 13));
 }
 
+typedef struct {
+    csm_vec first, second;
+} csm_pair;
+
 /* ------------------------------------------------------------- VL 16-bit floats at a time, where the CPU can */
 #if CSM_BITS == 32 && defined(CSM_AVX512)
 enum { CSM_HALVES = 1 };
@@ -58,12 +62,29 @@ CSM_INLINE csm_16 csm_narrow_f16(v_f32 a) { return _mm512_cvtps_ph(a, _MM_FROUND
 CSM_INLINE v_f32 csm_widen_bf16(csm_16 a) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16));
 }
+/* lanes whose upper half is the bfloat16; a NaN must have no bits in the lower half: of 16-bit operands it has none */
+CSM_INLINE __m512i csm_round_bf16(v_f32 a) {
+    const __m512i u = _mm512_castps_si512(a), up = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+    return _mm512_mask_sub_epi32(up, _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000)), up, _mm512_set1_epi32(-1));
+}
+CSM_INLINE csm_16 csm_narrow_own_bf16(v_f32 a) {
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(csm_round_bf16(a), 16));
+}
 CSM_INLINE csm_16 csm_narrow_bf16(v_f32 a) {
-    const __m512i u = _mm512_castps_si512(a), high = _mm512_srli_epi32(u, 16);
-    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-    const __m512i near = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+    const __m512i u = _mm512_castps_si512(a), quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
     const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(near, nan, high, _mm512_set1_epi32(0x40)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(csm_round_bf16(a), nan, quiet), 16));
+}
+CSM_INLINE csm_pair csm_load_pair_bf16(const uint16_t *p) {
+    const __m512i v = _mm512_loadu_si512((const void *)p);
+    const __m512i odd = _mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000));
+    return (csm_pair){_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)), _mm512_castsi512_ps(odd)};
+}
+CSM_INLINE void csm_store_pair_bf16(uint16_t *p, csm_pair a) {
+    const __m512i even = _mm512_srli_epi32(csm_round_bf16(a.first), 16);
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    /* even | (odd & upper) */
+    _mm512_storeu_si512((void *)p, _mm512_ternarylogic_epi32(even, csm_round_bf16(a.second), upper, 0xf8));
 }
 #elif CSM_BITS == 32 && defined(CSM_AVX2)
 enum { CSM_HALVES = 1 };
@@ -85,18 +106,35 @@ CSM_INLINE csm_16 csm_narrow_f16(v_f32 a) { return _mm256_cvtps_ph(a, _MM_FROUND
 CSM_INLINE v_f32 csm_widen_bf16(csm_16 a) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16));
 }
+CSM_INLINE __m256i csm_round_bf16(v_f32 a) {
+    const __m256i u = _mm256_castps_si256(a), up = _mm256_add_epi32(u, _mm256_set1_epi32(0x7fff));
+    return _mm256_add_epi32(up, _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1)));
+}
+CSM_INLINE csm_16 csm_upper_bf16(__m256i u) {
+    u = _mm256_srli_epi32(u, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(u), _mm256_extracti128_si256(u, 1));
+}
+CSM_INLINE csm_16 csm_narrow_own_bf16(v_f32 a) { return csm_upper_bf16(csm_round_bf16(a)); }
 CSM_INLINE csm_16 csm_narrow_bf16(v_f32 a) {
-    const __m256i u = _mm256_castps_si256(a), high = _mm256_srli_epi32(u, 16);
-    const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-    const __m256i near = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+    const __m256i quiet = _mm256_or_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x400000));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-    const __m256i out = _mm256_blendv_epi8(near, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
-    return _mm_packus_epi32(_mm256_castsi256_si128(out), _mm256_extracti128_si256(out, 1));
+    return csm_upper_bf16(_mm256_blendv_epi8(csm_round_bf16(a), quiet, nan));
+}
+CSM_INLINE csm_pair csm_load_pair_bf16(const uint16_t *p) {
+    const __m256i v = _mm256_loadu_si256((const void *)p);
+    const __m256i odd = _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000));
+    return (csm_pair){_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)), _mm256_castsi256_ps(odd)};
+}
+CSM_INLINE void csm_store_pair_bf16(uint16_t *p, csm_pair a) {
+    const __m256i even = _mm256_srli_epi32(csm_round_bf16(a.first), 16);
+    _mm256_storeu_si256((void *)p, _mm256_blend_epi16(even, csm_round_bf16(a.second), 0xaa));
 }
 #else
 enum { CSM_HALVES = 0 };
 #define CSM_NO_HALVES 1
 #endif
+
+#define csm_narrow_own_f16 csm_narrow_f16
 
 /* Element i of an array of "storage" (a constant: native reals or 16-bit floats), and those after it, as a vector; the
  * n variants take n of them, a vector at most, and fill up the others. */
@@ -114,7 +152,7 @@ CSM_INLINE csm_vec csm_take(const void *p, ptrdiff_t i, const int storage) {
 }
 
 CSM_INLINE void csm_put(void *p, ptrdiff_t i, csm_vec a, const int storage) {
-#define CSM_PUT(name) csm_store_16((uint16_t *)p + i, csm_narrow_##name(a));
+#define CSM_PUT(name) csm_store_16((uint16_t *)p + i, csm_narrow_own_##name(a));
     (void)storage;
     CSM_OF_STORAGE(CSM_PUT, v_store((csm_real *)p + i, a);)
 }
@@ -129,9 +167,28 @@ CSM_INLINE csm_vec csm_take_n(const void *p, ptrdiff_t i, ptrdiff_t n, csm_real 
 }
 
 CSM_INLINE void csm_put_n(void *p, ptrdiff_t i, ptrdiff_t n, csm_vec a, const int storage) {
-#define CSM_PUT_N(name) csm_store_n_16((uint16_t *)p + i, n, csm_narrow_##name(a));
+#define CSM_PUT_N(name) csm_store_n_16((uint16_t *)p + i, n, csm_narrow_own_##name(a));
     (void)storage;
     CSM_OF_STORAGE(CSM_PUT_N, v_store_n((csm_real *)p + i, n, a);)
+}
+
+/* 2 VL elements, in an order that is undone when they are put back: for what needs none */
+CSM_INLINE csm_pair csm_take_pair(const void *p, ptrdiff_t i, const int storage) {
+#if !defined(CSM_NO_HALVES)
+    if (storage == CSM_BF16) return csm_load_pair_bf16((const uint16_t *)p + i);
+#endif
+    return (csm_pair){csm_take(p, i, storage), csm_take(p, i + VL, storage)};
+}
+
+CSM_INLINE void csm_put_pair(void *p, ptrdiff_t i, csm_pair a, const int storage) {
+#if !defined(CSM_NO_HALVES)
+    if (storage == CSM_BF16) {
+        csm_store_pair_bf16((uint16_t *)p + i, a);
+        return;
+    }
+#endif
+    csm_put(p, i, a.first, storage);
+    csm_put(p, i + VL, a.second, storage);
 }
 
 /* ------------------------------------------------------------------------------------- contiguous runs */
