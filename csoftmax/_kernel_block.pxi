@@ -117,6 +117,16 @@ cdef inline void set_factor(double factor, double rest, vec *high, vec *low) noe
     low[0] = v_set1(l)
 
 
+cdef inline void share_run(const real *e, void *y, Py_ssize_t n, vec high, vec low, const int storage) noexcept nogil:
+    # y = e * (high + low)
+    cdef Py_ssize_t i = 0
+    while i <= n - VL:
+        put(y, i, scaled(v_load(e + i), high, low), storage)
+        i += VL
+    if i < n:
+        put_n(y, i, n - i, scaled(v_load_n(e + i, n - i, 0), high, low), storage)
+
+
 cdef inline void scale_run(const real *e, void *y, Py_ssize_t n, double factor, double rest,
                            const int storage) noexcept nogil:
     # y = e * (factor + rest) / FACTOR_SCALE
@@ -132,11 +142,7 @@ cdef inline void scale_run(const real *e, void *y, Py_ssize_t n, double factor, 
             put_n(y, i, n - i, v_mul(scaled(v_load_n(e + i, n - i, 0), h, l), after), storage)
         return
     set_factor(factor, rest, &h, &l)
-    while i <= n - VL:
-        put(y, i, scaled(v_load(e + i), h, l), storage)
-        i += VL
-    if i < n:
-        put_n(y, i, n - i, scaled(v_load_n(e + i, n - i, 0), h, l), storage)
+    share_run(e, y, n, h, l, storage)
 
 
 cdef void scale_run_16(const real *e, void *y, Py_ssize_t n, double factor, double rest, int storage) noexcept nogil:

@@ -89,6 +89,31 @@ cdef inline void finish_rows(const Strip *s, Py_ssize_t row, Py_ssize_t rows, Fi
             join_softmax(f[r].stats, blocks, s.t, s.coefficient[row + r] if s.coefficient != NULL else 1)
 
 
+cdef inline void share_rows(const Strip *s, Py_ssize_t row, Py_ssize_t rows, const Finished *f,
+                            const bint half) noexcept nogil:
+    # finishes and writes softmaxes of one block
+    cdef double sums[TOGETHER_MOST]
+    cdef double rests[TOGETHER_MOST]
+    cdef real high[TOGETHER_MOST]
+    cdef real low[TOGETHER_MOST]
+    cdef Py_ssize_t r
+    cdef vec h, l
+    for r in range(TOGETHER_MOST):
+        sums[r] = f[r].stats[1] if r < rows else 1
+        rests[r] = f[r].stats[5] if r < rows else 0
+    for r from 0 <= r < rows by VL64:
+        factor_lanes(load_f64(sums + r), load_f64(rests + r), NULL, high + r, low + r, NULL)
+    for r in range(rows):
+        h = v_set1(high[r])
+        l = v_set1(low[r])
+        if not half:
+            share_run(f[r].e, y_at(s, row + r, half), s.n, h, l, REAL)
+        elif s.storage == F16:
+            share_run(f[r].e, y_at(s, row + r, half), s.n, h, l, F16)
+        else:
+            share_run(f[r].e, y_at(s, row + r, half), s.n, h, l, BF16)
+
+
 cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, int operation, const bint keep,
                            const bint split, const bint half) noexcept nogil:
     cdef real high, low
@@ -209,9 +234,12 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, int ope
                 m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, keep,
                               split, False, half)
                 x = next
-        finish_rows(s, first, rows, finished, keep, split)
-        for row in range(rows):
-            write_row(s, first + row, &finished[row], operation, keep, split, half)
+        if keep and not split and blocks == 1 and not s.stream:
+            share_rows(s, first, rows, finished, half)
+        else:
+            finish_rows(s, first, rows, finished, keep, split)
+            for row in range(rows):
+                write_row(s, first + row, &finished[row], operation, keep, split, half)
         first += rows
 
 
