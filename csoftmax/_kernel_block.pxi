@@ -618,6 +618,17 @@ cdef inline double block_dot(const void *g, const void *p, const void *y, Py_ssi
     return high + low
 
 
+cdef inline void add_dot(double dot, double *total, double *rest) noexcept nogil:
+    # Of one more block. What the addition loses is kept: over blocks that repeat it would add up, not cancel.
+    cdef double lost
+    two_sum(total[0], dot, total, &lost)
+    rest[0] += lost
+
+
+cdef inline double whole_dot(double total, double rest) noexcept nogil:
+    return total + rest if -INFINITY < rest < INFINITY else total
+
+
 cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation) noexcept nogil:
     if operation == SOFTMAX_GRAD:
         # halves, so that g - dot cannot overflow; the factor carries the 2

@@ -478,7 +478,7 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
     cdef Tile t
     lay_tile(&t, s.n, s.width, scratch)
     for c in range(t.across):
-        t.top[c] = 0
+        t.top[c] = t.log_sum[c] = 0
     for b in range(blocks_of(s.n)):
         rows = block_length(s.n, b)
         from_ = source_of(s, &t, b)
@@ -492,9 +492,12 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
                 low = set1_f64(0)
             else:
                 fold_lanes(t.total + c, t.across, &high, &low)
-            store_f64(t.top + c, add_f64(load_f64(t.top + c), add_f64(high, low)))
+            # as in add_dot
+            two_sum_lanes(load_f64(t.top + c), add_f64(high, low), &high, &low)
+            store_f64(t.top + c, high)
+            store_f64(t.log_sum + c, add_f64(load_f64(t.log_sum + c), low))
     for c in range(t.across):
-        t.high[c] = gradient_dot(t.top[c], operation)
+        t.high[c] = gradient_dot(whole_dot(t.top[c], t.log_sum[c]), operation)
     write_panel(s, &t, operation)
 
 

@@ -328,11 +328,11 @@ cdef inline void log_rows(const Strip *s, real *scratch, double *stats, int oper
 cdef inline double row_dot(const void *g, const void *p, const void *y, Py_ssize_t n, const int operation,
                            const int storage) noexcept nogil:
     cdef Py_ssize_t b
-    cdef double dot = 0
+    cdef double dot = 0, rest = 0
     for b in range(blocks_of(n)):
-        dot += block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
-                         block_length(n, b), operation, storage)
-    return dot
+        add_dot(block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
+                          block_length(n, b), operation, storage), &dot, &rest)
+    return whole_dot(dot, rest)
 
 
 cdef inline vec short_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssize_t tail,

@@ -405,14 +405,14 @@ cdef double block_dot_of(int operation, const real *g, const real *p, Py_ssize_t
 
 cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
     cdef Py_ssize_t blocks = blocks_of(job.n), b
-    cdef double m = 0, log_sum = 0
+    cdef double m = 0, log_sum = 0, rest = 0
     cdef real value
     if job.operation == SOFTMAX:
         join_softmax(stats, blocks, job.temperature, 1)
     elif job.p.data != NULL:
         for b in range(blocks):
-            m += stats[STATS * b]
-        stats[0] = m
+            add_dot(stats[STATS * b], &m, &rest)
+        stats[0] = whole_dot(m, rest)
     else:
         join_log(stats, blocks, job.temperature, &m, &log_sum)
         stats[0] = m

@@ -107,6 +107,16 @@ def test_gradient_of_a_row_that_is_worked_on_by_blocks(dtype, operator, rng):
         assert np.array_equal(operator(grad, output), operator(grad, output, out=grad))
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("shape", [(2, 200_003), (1, 1_000_003)], ids=str)
+def test_errors_of_a_long_sum_do_not_add_up(operator, shape):
+    """Of numbers that repeat, every block rounds alike. Rows, blocks of one row, and columns."""
+    grad, output = np.full(shape, 0.1), np.full(shape, -0.7)
+    assert gradient_error(operator, grad, output) <= MAX_ULP["float64"]
+    columns = operator(grad.T.copy(), output.T.copy(), 0)
+    assert np.array_equal(columns, operator(grad, output).T)
+
+
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.7])
 @pytest.mark.parametrize("axis", [0, 1, (0, 2), None])
 def test_backward_and_jvp_agree_with_central_differences(axis, temperature, rng):

@@ -52,6 +52,16 @@ def test_every_column_count_where_the_axis_is_not_the_last(dtype, operator, rng)
             assert vjp_error(operator(grad, output, 1), grad, output, 1) <= MAX_ULP, (classes, columns)
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("shape", [(2, 200_003), (1, 1_000_003)], ids=str)
+def test_errors_of_a_long_dot_product_do_not_add_up(operator, shape):
+    """Of numbers that repeat, every block rounds alike. Rows, blocks of one row, and columns."""
+    grad, output = np.full(shape, 0.1), np.full(shape, 0.7)
+    assert vjp_error(operator(grad, output), grad, output) <= MAX_ULP
+    columns = operator(grad.T.copy(), output.T.copy(), 0)
+    assert np.array_equal(columns, operator(grad, output).T)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_axis(dtype, shape, rng):
