@@ -489,10 +489,21 @@ cdef inline double settle_log(double m, double u, double log_sum, bint nan) noex
     return log_sum
 
 
+cdef inline void add_block(double sum, double *total, double *rest) noexcept nogil:
+    # Of one more block. What the addition loses is kept: over blocks that repeat it would add up, not cancel.
+    cdef double lost
+    two_sum(total[0], sum, total, &lost)
+    rest[0] += lost
+
+
+cdef inline double whole_sum(double total, double rest) noexcept nogil:
+    return total + rest if -INFINITY < rest < INFINITY else total
+
+
 cdef inline void sum_blocks(double *stats, Py_ssize_t blocks, double t, double *top, double *above,
                             bint *nan) noexcept nogil:
     # max(x), sum(exp((x - max) / T)) - 1, and whether x has a NaN, with stats split into ties and the rest
-    cdef double m = joint_max(stats, blocks), u = 0, part
+    cdef double m = joint_max(stats, blocks), u = 0, rest = 0, part
     cdef bint counted = False
     cdef Py_ssize_t b
     if blocks == 1:
@@ -507,7 +518,8 @@ cdef inline void sum_blocks(double *stats, Py_ssize_t blocks, double t, double *
             if not counted and stats[STATS * b] == m:
                 counted = True
                 part -= 1
-            u += (part + stats[STATS * b + 1] / EXP_SCALE) * (stats[STATS * b + 3] / EXP_SCALE_f64)
+            add_block((part + stats[STATS * b + 1] / EXP_SCALE) * (stats[STATS * b + 3] / EXP_SCALE_f64), &u, &rest)
+        u = whole_sum(u, rest)
     top[0] = m
     above[0] = u
 
@@ -616,17 +628,6 @@ cdef inline double block_dot(const void *g, const void *p, const void *y, Py_ssi
         return v_hadd(fold_add(sum))
     fold_block(sum, n, &high, &low)
     return high + low
-
-
-cdef inline void add_dot(double dot, double *total, double *rest) noexcept nogil:
-    # Of one more block. What the addition loses is kept: over blocks that repeat it would add up, not cancel.
-    cdef double lost
-    two_sum(total[0], dot, total, &lost)
-    rest[0] += lost
-
-
-cdef inline double whole_dot(double total, double rest) noexcept nogil:
-    return total + rest if -INFINITY < rest < INFINITY else total
 
 
 cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation) noexcept nogil:

@@ -492,12 +492,12 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
                 low = set1_f64(0)
             else:
                 fold_lanes(t.total + c, t.across, &high, &low)
-            # as in add_dot
+            # as in add_block
             two_sum_lanes(load_f64(t.top + c), add_f64(high, low), &high, &low)
             store_f64(t.top + c, high)
             store_f64(t.log_sum + c, add_f64(load_f64(t.log_sum + c), low))
     for c in range(t.across):
-        t.high[c] = gradient_dot(whole_dot(t.top[c], t.log_sum[c]), operation)
+        t.high[c] = gradient_dot(whole_sum(t.top[c], t.log_sum[c]), operation)
     write_panel(s, &t, operation)
 
 

@@ -330,9 +330,9 @@ cdef inline double row_dot(const void *g, const void *p, const void *y, Py_ssize
     cdef Py_ssize_t b
     cdef double dot = 0, rest = 0
     for b in range(blocks_of(n)):
-        add_dot(block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
+        add_block(block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
                           block_length(n, b), operation, storage), &dot, &rest)
-    return whole_dot(dot, rest)
+    return whole_sum(dot, rest)
 
 
 cdef inline vec short_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssize_t tail,

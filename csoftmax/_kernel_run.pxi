@@ -411,8 +411,8 @@ cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
         join_softmax(stats, blocks, job.temperature, 1)
     elif job.p.data != NULL:
         for b in range(blocks):
-            add_dot(stats[STATS * b], &m, &rest)
-        stats[0] = whole_dot(m, rest)
+            add_block(stats[STATS * b], &m, &rest)
+        stats[0] = whole_sum(m, rest)
     else:
         join_log(stats, blocks, job.temperature, &m, &log_sum)
         stats[0] = m

@@ -83,6 +83,16 @@ def test_it_is_the_shift_less_the_log_of_the_sum_and_not_x_less_logsumexp(dtype)
     assert value_error(csoftmax.log_softmax(x), x) <= MAX_ULP[dtype]
 
 
+def test_errors_of_a_long_sum_of_exponentials_do_not_add_up():
+    """Of numbers that repeat, every block rounds alike."""
+    x = np.resize([0.0, -0.3], 1_000_003)
+    got = csoftmax.log_softmax(x)
+    assert value_error(got, x) <= MAX_ULP["float64"]
+    assert oracle.max_ulp(csoftmax.logsumexp(x), oracle.logsumexp(x)) <= MAX_ULP["float64"]
+    columns = np.stack([x, x], axis=1)
+    assert np.array_equal(csoftmax.log_softmax(columns, 0), np.stack([got, got], axis=1))
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradient_at_every_width(dtype, operator, rng):
