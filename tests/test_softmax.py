@@ -123,8 +123,9 @@ def test_largest_error_is_at_most_that_of_numpys_formula(dtype, name, rng):
             oracle.max_ulp(csoftmax.softmax(x), want),
             oracle.max_ulp(csoftmax.softmax(columns, axis=0), want.T),
         )
-    # known limit: NumPy's float64 exp rounds subnormal results once, ours are rounded with the product
-    assert ours <= (1.5 if name == "subnormal results" and dtype == "float64" else numpys)
+    # known limit: NumPy's exp rounds subnormal results once (float64; on arm64 float32 too), ours are rounded with
+    # the product
+    assert ours <= (1.5 if name == "subnormal results" and numpys < 1 else numpys)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
