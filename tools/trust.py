@@ -233,7 +233,9 @@ def neon(scale):
         LDSHARED="aarch64-linux-gnu-gcc -shared",
         CSOFTMAX_OPENMP="0",
     )
-    return pytest(*core_tests(folder)[:4], cwd=folder, python=python, PYTHONPATH=str(root / "site"))
+    # on arm64 the baseline is the same code, and long double is emulated twice over
+    suite = ["-k", "not baseline", *core_tests(folder)[:4]]
+    return pytest(*suite, cwd=folder, python=python, PYTHONPATH=str(root / "site"))
 
 
 @step("What is built and shipped: exported symbols, needed libraries, tracing, flags")
