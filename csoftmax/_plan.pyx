@@ -220,7 +220,8 @@ cdef double as_number(name, object value) except? -1:
     if type(value) is float:
         return value
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
-    if not isinstance(value, (str, bytes, bytearray)) and kind not in "cmMSUT":
+    # NumPy before 2.4 makes a number of an array of one
+    if not isinstance(value, (str, bytes, bytearray)) and kind not in "cmMSUT" and not getattr(value, "ndim", 0):
         try:
             return float(value)
         except OverflowError:
