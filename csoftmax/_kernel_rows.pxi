@@ -331,7 +331,7 @@ cdef inline double row_dot(const void *g, const void *p, const void *y, Py_ssize
     cdef double dot = 0, rest = 0
     for b in range(blocks_of(n)):
         add_block(block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
-                          block_length(n, b), operation, storage), &dot, &rest)
+                            block_length(n, b), operation, storage), &dot, &rest)
     return whole_sum(dot, rest)
 
 
