@@ -93,13 +93,13 @@ CSM_INLINE csm_16 csm_load_16(const uint16_t *p) { return _mm_loadu_si128((const
 CSM_INLINE void csm_store_16(uint16_t *p, csm_16 a) { _mm_storeu_si128((void *)p, a); }
 CSM_INLINE csm_16 csm_load_n_16(const uint16_t *p, ptrdiff_t k) {
     uint16_t lanes[8] = {0};
-    for (ptrdiff_t i = 0; i < k; i++) lanes[i] = p[i];
+    memcpy(lanes, p, 2 * (size_t)k);
     return csm_load_16(lanes);
 }
 CSM_INLINE void csm_store_n_16(uint16_t *p, ptrdiff_t k, csm_16 a) {
     uint16_t lanes[8];
     csm_store_16(lanes, a);
-    for (ptrdiff_t i = 0; i < k; i++) p[i] = lanes[i];
+    memcpy(p, lanes, 2 * (size_t)k);
 }
 CSM_INLINE v_f32 csm_widen_f16(csm_16 a) { return _mm256_cvtph_ps(a); }
 CSM_INLINE csm_16 csm_narrow_f16(v_f32 a) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
