@@ -25,7 +25,7 @@ STEPS = {}
 SANITIZE = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 QUIET = ["-p", "no:cacheprovider", "-o", "junit_family=xunit1"]
 CORE_TESTS = ["softmax", "log_softmax", "logsumexp", "cross_entropy", "cross_entropy_errors", "errors"]
-CORE_TESTS += ["edge_cases", "layouts", "where", "dtypes"]
+CORE_TESTS += ["edge_cases", "layouts", "where", "dtypes", "half_rows"]
 
 
 class NotRun(Exception):
