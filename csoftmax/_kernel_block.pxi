@@ -8,7 +8,7 @@ cdef struct Ahead:
     int storage
     real *kept                # where it is kept as reals, unless it is of reals
     Py_ssize_t n
-    const void *y             # where this block's results will go, to have the lines at hand; or NULL
+    const void *y             # where this block's results will go, to have the lines at hand
 
 
 cdef struct Behind:

@@ -31,16 +31,16 @@ cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t b) noexcept nogil:
     return BLOCK if n - b * BLOCK > BLOCK else n - b * BLOCK
 
 
-cdef inline char *x_at(const Strip *s, Py_ssize_t row, const bint half) noexcept nogil:
-    return at(s.x, row * s.x_pitch, F16 if half else REAL)
+cdef inline char *x_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint half) noexcept nogil:
+    return at(s.x, row * s.x_pitch + b * BLOCK, F16 if half else REAL)
 
 
-cdef inline char *p_at(const Strip *s, Py_ssize_t row, const bint half) noexcept nogil:
-    return at(s.p, row * s.p_pitch, F16 if half else REAL)
+cdef inline char *p_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint half) noexcept nogil:
+    return at(s.p, row * s.p_pitch + b * BLOCK, F16 if half else REAL)
 
 
-cdef inline char *y_at(const Strip *s, Py_ssize_t row, const bint half) noexcept nogil:
-    return at(s.y, row * s.y_pitch, F16 if half else REAL)
+cdef inline char *y_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint half) noexcept nogil:
+    return at(s.y, row * s.y_pitch + b * BLOCK, F16 if half else REAL)
 
 
 cdef enum:
@@ -107,11 +107,11 @@ cdef inline void share_rows(const Strip *s, Py_ssize_t row, Py_ssize_t rows, con
         h = v_set1(high[r])
         l = v_set1(low[r])
         if not half:
-            share_run(f[r].e, y_at(s, row + r, half), s.n, h, l, REAL)
+            share_run(f[r].e, y_at(s, row + r, 0, half), s.n, h, l, REAL)
         elif s.storage == F16:
-            share_run(f[r].e, y_at(s, row + r, half), s.n, h, l, F16)
+            share_run(f[r].e, y_at(s, row + r, 0, half), s.n, h, l, F16)
         else:
-            share_run(f[r].e, y_at(s, row + r, half), s.n, h, l, BF16)
+            share_run(f[r].e, y_at(s, row + r, 0, half), s.n, h, l, BF16)
 
 
 cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, int operation, const bint keep,
@@ -122,14 +122,14 @@ cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, in
     elif split and operation == LOG_SOFTMAX:
         split_log(f.top, f.log_sum, s.inv_t, &high, &low)
         if half:
-            log_run_16(x_at(s, row, half), y_at(s, row, half), s.n, high, low, <real> s.inv_t, s.storage)
+            log_run_16(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, <real> s.inv_t, s.storage)
         else:
-            log_run(x_at(s, row, half), y_at(s, row, half), s.n, high, low, <real> s.inv_t, s.stream, REAL)
+            log_run(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, <real> s.inv_t, s.stream, REAL)
     elif split:
         s.top[row] = f.top
         s.log_sum[row] = f.log_sum
     if keep:
-        write_blocks(s, y_at(s, row, half), f.e, f.stats, half)
+        write_blocks(s, y_at(s, row, 0, half), f.e, f.stats, half)
 
 
 cdef inline void write_blocks(const Strip *s, void *y, const real *e, const double *stats,
@@ -151,10 +151,10 @@ cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_s
     # block b of a row, still to be written; e is where that of the row under way will be
     cdef const double *stats = f.stats + STATS * b
     cdef real high, low
-    cdef char *y = at(y_at(s, row, half), b * BLOCK, F16 if half else REAL)
+    cdef char *y = y_at(s, row, b, half)
     if row >= 0 and logs:
         split_log(f.top, f.log_sum, s.inv_t, &high, &low)
-        behind.x = at(x_at(s, row, half), b * BLOCK, F16 if half else REAL)
+        behind.x = x_at(s, row, b, half)
         behind.y = y
         behind.storage = s.storage
         behind.high = v_set1(high)
@@ -198,7 +198,7 @@ cdef inline const real *set_ahead(Ahead *ahead, const Strip *s, Py_ssize_t row, 
         b = 0
     else:
         return x
-    ahead.x = at(x_at(s, row, half), b * BLOCK, F16 if half else REAL)
+    ahead.x = x_at(s, row, b, half)
     ahead.n = block_length(s.n, b)
     if not half:
         return <const real *> ahead.x
@@ -230,7 +230,7 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, int ope
             for b in range(blocks):
                 e = f.e + b * BLOCK
                 next = set_ahead(&ahead, s, row, b, x, half)
-                ahead.y = at(y_at(s, row, half), b * BLOCK, F16 if half else REAL) if keep and not s.stream else e
+                ahead.y = y_at(s, row, b, half) if keep and not s.stream else e
                 m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, keep,
                               split, False, half)
                 x = next
@@ -265,7 +265,7 @@ cdef inline void fused_rows(const Strip *s, real *scratch, double *stats, const 
         for b in range(blocks):
             e = f.e + b * BLOCK
             next = set_ahead(&ahead, s, row, b, x, half)
-            ahead.y = e if logs else at(y_at(s, row, half), b * BLOCK, F16 if half else REAL)
+            ahead.y = e if logs else y_at(s, row, b, half)
             set_behind(&behind, s, row - together, b, earlier, e, logs, half)
             m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, not logs, logs,
                           True, half)
@@ -384,9 +384,9 @@ cdef inline void backward_rows(const Strip *s, const int operation, const int st
         short_backward(s, operation)
         return
     for row in range(s.rows):
-        g = x_at(s, row, storage != REAL)
-        p = p_at(s, row, storage != REAL)
-        y = y_at(s, row, storage != REAL)
+        g = x_at(s, row, 0, storage != REAL)
+        p = p_at(s, row, 0, storage != REAL)
+        y = y_at(s, row, 0, storage != REAL)
         gradient_run(g, p, y, s.n, row_dot(g, p, y, s.n, operation, storage), s.inv_t, operation, s.stream, storage)
 
 

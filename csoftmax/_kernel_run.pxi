@@ -164,7 +164,8 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     s.kept = tile
     s.stream = job.stream and s.storage == REAL
     limit = end - begin if job.direct or s.storage != REAL else stage_rows(job)
-    if s.storage != REAL and limit > LOSS_CHUNK:
+    if s.storage != REAL and job.operation == LOGSUMEXP and limit > LOSS_CHUNK:
+        # its results wait where others count what a mask keeps
         limit = LOSS_CHUNK
     if loss and limit > loss_chunk(n):
         limit = loss_chunk(n)
