@@ -26,7 +26,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     ctypedef struct v_f64:
         pass
     enum:
-        VL, NV, LANES, BLOCK, SUBBLOCK, SHORT, STEP, FUSED, VL64
+        VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, STEP, FUSED, VL64
         EXP_ROW, EXP_LANES, EXP_FAR
     const double EXP_SCALE
     const double TINY_SCALE "CSM_TINY_SCALE"

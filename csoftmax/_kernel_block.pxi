@@ -632,8 +632,8 @@ cdef inline double block_dot(const void *g, const void *p, const void *y, Py_ssi
 
 cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation) noexcept nogil:
     if operation == SOFTMAX_GRAD:
-        # halves, so that g - dot cannot overflow; the factor carries the 2
-        return v_mul(v_fma(g, v_set1(<real> 0.5), dot), v_mul(p, factor))
+        # g - dot would be rounded, and might overflow
+        return v_mul(v_fma(g, p, v_mul(p, dot)), factor)
     if operation == LOG_SOFTMAX_VJP:
         g = v_fma(v_mul(exp_of(p), v_set1(<real> (1 / EXP_SCALE))), dot, g)
     else:
@@ -643,20 +643,14 @@ cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation)
 
 
 cdef inline real gradient_dot(double dot, const int operation) noexcept nogil:
-    if operation == SOFTMAX_GRAD:
-        return <real> (-0.5 * dot)
     if operation == LOG_SOFTMAX_JVP:
         return <real> (-dot / EXP_SCALE)
     return <real> -dot
 
 
-cdef inline real gradient_factor(double inv_t, const int operation) noexcept nogil:
-    return <real> (2 * inv_t if operation == SOFTMAX_GRAD else inv_t)
-
-
 cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t n, double dot, double inv_t,
                               const int operation, const bint stream, const int storage) noexcept nogil:
-    cdef vec d = v_set1(gradient_dot(dot, operation)), f = v_set1(gradient_factor(inv_t, operation))
+    cdef vec d = v_set1(gradient_dot(dot, operation)), f = v_set1(<real> inv_t)
     cdef Py_ssize_t i = 0, j
     cdef pair a, b
     if storage == REAL and stream and n >= 4 * VL:

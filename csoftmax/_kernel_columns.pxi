@@ -7,6 +7,8 @@
 
 cdef enum:
     TOGETHER = 4              # rows that share one load of what belongs to their columns
+    VECTORS_AHEAD = 8         # are fetched while one is worked on
+    NEAR_ROWS = 512           # elements from one row to the next, at most
 
 
 cdef struct Panel:
@@ -95,12 +97,18 @@ cdef inline void store_columns(real *p, Py_ssize_t left, vec a, const bint strea
         v_store(p, a)
 
 
+cdef inline Py_ssize_t some_ahead(Py_ssize_t left, Py_ssize_t step, Py_ssize_t rows) noexcept nogil:
+    # How far the vector to be fetched is from one with so many columns left, where so many rows are worked on together:
+    # further on in its row; beyond the end of the row where that row ends, so further down.
+    return VECTORS_AHEAD * VL + ((rows - 1) * step if left <= VECTORS_AHEAD * VL and step <= NEAR_ROWS else 0)
+
+
 cdef inline void stage_vectors(const real *x, Py_ssize_t step, Py_ssize_t left, real *e, Py_ssize_t across,
-                               real *maxima, const Py_ssize_t rows, const bint copied) noexcept nogil:
+                               real *maxima, Py_ssize_t ahead, const Py_ssize_t rows, const bint copied) noexcept nogil:
     cdef Py_ssize_t k
     cdef vec a, top = v_load(maxima)
     for k in range(rows):
-        prefetch(x + (k + rows) * step)
+        prefetch(x + k * step + ahead)
         a = load_columns(x + k * step, left, 0)
         if copied:
             v_store(e + k * across, a)
@@ -115,11 +123,13 @@ cdef inline void stage_all(const real *x, Py_ssize_t step, Py_ssize_t width, Py_
         v_store(maxima + c, v_set1(-INFINITY))
     while i <= rows - TOGETHER:
         for c from 0 <= c < width by VL:
-            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c, TOGETHER, copied)
+            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c,
+                          some_ahead(width - c, step, TOGETHER), TOGETHER, copied)
         i += TOGETHER
     while i < rows:
         for c from 0 <= c < width by VL:
-            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c, 1, copied)
+            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c,
+                          some_ahead(width - c, step, 1), 1, copied)
         i += 1
 
 
@@ -147,10 +157,12 @@ cdef struct Source:
     Py_ssize_t width
     real *e                       # and where exponentials wait: in scratch, or in the result
     Py_ssize_t e_step
+    bint scratch
 
 
 cdef inline Source source_of(const Panel *s, const Tile *t, Py_ssize_t b) noexcept nogil:
     cdef Source from_
+    from_.scratch = s.staged
     if s.staged:
         from_.x_step = from_.p_step = from_.width = t.across
         from_.x = t.e + b * BLOCK * t.across
@@ -196,10 +208,102 @@ cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double
     return v_exp(x, d[0], shift, EXP_LANES)
 
 
-cdef inline void column_lane(const Tile *t, const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c,
-                             double temperature, const int operation, const bint far,
-                             const bint keep) noexcept nogil:
-    # what rows begin, begin + LANES, ... of a block add to one accumulator of a vector of columns
+cdef inline void exp_rows(const real *x, Py_ssize_t step, Py_ssize_t rows, const shift_t *shift, vec away,
+                          double temperature, real *e, Py_ssize_t e_step, real *apart, vec *counts, const bint far,
+                          const bint split) noexcept nogil:
+    # exponentials of a vector of columns to e, unless that is NULL; and (split) those below the maximum to "apart"
+    cdef Py_ssize_t i
+    cdef vec a, d, below
+    for i in range(rows):
+        a = column_exp(v_load(x + i * step), &d, shift, away, temperature, far)
+        if e != NULL:
+            v_store(e + i * e_step, a)
+        if split:
+            below = v_set1(0)
+            v_sum_apart(d, a, &below, counts)
+            v_store(apart + i * VL, below)
+
+
+cdef inline vec lane_term(const real *a, const real *p, vec sum, const int operation) noexcept nogil:
+    if is_derivative(operation):
+        return dot_term(v_load(a), v_load(p), sum, operation)
+    return v_add(sum, v_load(a))
+
+
+cdef inline void sum_lanes(const real *a, Py_ssize_t step, const real *p, Py_ssize_t p_step, Py_ssize_t rows,
+                           bint further, bint few, real *total, Py_ssize_t across, const int operation) noexcept nogil:
+    # What the rows of one subblock add to the accumulators of a vector of columns. Every fourth of them is in registers
+    # at a time; where the rows are few, so is what halving makes of them, and only that is stored.
+    cdef Py_ssize_t i, j, k
+    cdef vec part[QUARTER]
+    cdef vec four[4]
+    for j in range(4):
+        for k in range(QUARTER):
+            part[k] = v_set1(0)
+        if few and rows <= 4:
+            four[j] = lane_term(a + j * step, p + j * p_step, part[0], operation) if j < rows else part[0]
+            continue
+        i = j
+        while i < rows - LANES + 4:
+            for k in range(QUARTER):
+                part[k] = lane_term(a + (i + k * 4) * step, p + (i + k * 4) * p_step, part[k], operation)
+            i += LANES
+        for k in range(QUARTER):
+            if i + k * 4 < rows:
+                part[k] = lane_term(a + (i + k * 4) * step, p + (i + k * 4) * p_step, part[k], operation)
+        if few:
+            k = QUARTER // 2
+            while k > 0:
+                for i in range(k):
+                    part[i] = v_add(part[i], part[i + k])
+                k //= 2
+            four[j] = part[0]
+            continue
+        for k in range(QUARTER):
+            if further:
+                part[k] = v_add(v_load(total + (j + k * 4) * across), part[k])
+            v_store(total + (j + k * 4) * across, part[k])
+    if few:
+        four[0] = v_add(four[0], four[2])
+        four[1] = v_add(four[1], four[3])
+        if is_derivative(operation):
+            four[0] = v_add(four[0], four[1])
+        else:
+            v_store(total + across, four[1])
+        v_store(total, four[0])
+
+
+cdef inline void vector_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, vec away,
+                             double temperature, real *total, Py_ssize_t across, real *ties, const int operation,
+                             const bint far, const bint keep) noexcept nogil:
+    # as column_sums, for a vector of columns in scratch
+    cdef bint split = operation != SOFTMAX and not is_derivative(operation), few = rows <= SHORT
+    cdef Py_ssize_t first, count
+    cdef const real *x
+    cdef real *e
+    cdef real apart[SUBBLOCK * VL]
+    cdef vec counts = v_set1(0)
+    for first from 0 <= first < rows by SUBBLOCK:
+        count = rows - first if rows - first < SUBBLOCK else SUBBLOCK
+        x = from_.x + first * from_.x_step + c
+        e = from_.e + first * from_.e_step + c
+        if is_derivative(operation):
+            sum_lanes(x, from_.x_step, from_.p + first * from_.p_step + c, from_.p_step, count, first > 0, few, total,
+                      across, operation)
+            continue
+        exp_rows(x, from_.x_step, count, shift, away, temperature, e if keep else NULL, from_.e_step, apart, &counts,
+                 far, split)
+        if split:
+            sum_lanes(apart, VL, NULL, 0, count, first > 0, few, total, across, operation)
+        else:
+            sum_lanes(e, from_.e_step, NULL, 0, count, first > 0, few, total, across, operation)
+    if split:
+        v_store(ties, counts)
+
+
+cdef inline void sweep_lane(const Tile *t, const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c,
+                            double temperature, const int operation, const bint far, const bint keep) noexcept nogil:
+    # what rows begin, begin + LANES, ... of a subblock add to one accumulator of a vector of columns
     cdef bint split = operation != SOFTMAX and not is_derivative(operation)
     cdef Py_ssize_t i = begin, left = from_.width - c
     cdef shift_t shift
@@ -207,14 +311,17 @@ cdef inline void column_lane(const Tile *t, const Source *from_, Py_ssize_t begi
     cdef real *total = t.total + begin % LANES * t.across + c
     cdef real *ties = t.ties + begin % LANES * t.across + c
     cdef real *x
+    cdef real *p
     if not is_derivative(operation):
         shift = load_shift(t, c)
         away = v_load(t.away + c)
     while i < end:
         x = from_.x + i * from_.x_step + c
+        prefetch(x + VECTORS_AHEAD * VL)
         if is_derivative(operation):
-            part = dot_term(load_columns(x, left, 0), load_columns(from_.p + i * from_.p_step + c, left, 0), part,
-                            operation)
+            p = from_.p + i * from_.p_step + c
+            prefetch(p + VECTORS_AHEAD * VL)
+            part = dot_term(load_columns(x, left, 0), load_columns(p, left, 0), part, operation)
         else:
             a = column_exp(load_columns(x, left, 0), &d, &shift, away, temperature, far)
             gather_sums(a, d, NULL, &part, &counts, False, split)
@@ -231,13 +338,20 @@ cdef inline void column_lane(const Tile *t, const Source *from_, Py_ssize_t begi
 
 cdef inline void column_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature,
                              const int operation, const bint far, const bint keep) noexcept nogil:
-    # LANES accumulators a column, or two halves where the rows are few
+    # LANES accumulators a column, or one (derivatives) or two halves where the rows are few; ties in one
     cdef Py_ssize_t begin, end, j, c
+    cdef shift_t shift
+    if from_.scratch:
+        for c from 0 <= c < t.across by VL:
+            shift = load_shift(t, c)
+            vector_sums(from_, rows, c, &shift, v_load(t.away + c), temperature, t.total + c, t.across, t.ties + c,
+                        operation, far, keep)
+        return
     for begin from 0 <= begin < rows by SUBBLOCK:
         end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
         for j in range(begin, begin + LANES if end - begin > LANES else end):
             for c from 0 <= c < t.across by VL:
-                column_lane(t, from_, j, end, c, temperature, operation, far, keep)
+                sweep_lane(t, from_, j, end, c, temperature, operation, far, keep)
     if rows <= SHORT:
         fold_columns(t.total, t.across, rows, 1 if is_derivative(operation) else 2)
         if rows == 1:
@@ -367,8 +481,9 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from
     cdef real *x = from_.e + i * from_.e_step + c if waiting else from_.x + i * from_.x_step + c
     cdef Py_ssize_t step = from_.e_step if waiting else from_.x_step
     cdef vec a, d, high = v_load(t.high + c), low = v_load(t.low + c)
-    cdef vec inv_t = v_set1(<real> s.inv_t), factor = v_set1(gradient_factor(s.inv_t, operation))
+    cdef vec inv_t = v_set1(<real> s.inv_t), factor = v_set1(<real> s.inv_t)
     cdef shift_t shift = load_shift(t, c)
+    cdef Py_ssize_t ahead = some_ahead(s.width - c, s.y_step, rows)
     for k in range(rows):
         a = load_columns(x + k * step, left, 0)
         if is_derivative(operation):
@@ -382,7 +497,7 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from
             if t.tiny:
                 a = v_mul(a, v_load(t.after + c))
         if not stream:
-            prefetch_write(y + (k + rows) * s.y_step + c)
+            prefetch_write(y + k * s.y_step + c + ahead)
         store_columns(y + k * s.y_step + c, left, a, stream)
 
 

@@ -78,37 +78,17 @@ cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_
     return top
 
 
-cdef inline void group_lane(Group *a, Py_ssize_t n, Py_ssize_t first, real *totals, real *ties, const shift_t *shift,
-                            double t, const bint far, const bint keep, const bint split) noexcept nogil:
-    # elements first, first + LANES, ...
-    cdef Py_ssize_t i = first
-    cdef vec e, d, total = v_set1(0), tied = v_set1(0)
-    while i < n:
-        e = column_exp(v_load(a.tile + i * VL), &d, shift, v_load(a.away), t, far)
-        gather_sums(e, d, a.tile + i * VL, &total, &tied, keep, split)
-        i += LANES
-    v_store(totals + first * VL, total)
-    if split:
-        v_store(ties + first * VL, tied)
-
-
-cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint far, const bint keep,
-                            const bint split) noexcept nogil:
-    cdef real totals[LANES * VL]
-    cdef real ties[LANES * VL]
+cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const int operation, const bint far,
+                            const bint keep) noexcept nogil:
+    # exponentials and their sums
+    cdef Source from_
     cdef shift_t shift
-    cdef Py_ssize_t i, lanes = n if n < LANES else LANES
     shift.maximum = v_load(a.origin)
     shift.magic = v_load(a.magic)
     shift.center = v_load(a.center)
-    for i in range(lanes):
-        group_lane(a, n, i, totals, ties, &shift, t, far, keep, split)
-    fold_columns(totals, VL, n, 2)
-    v_store(a.sums, v_load(totals))
-    v_store(a.sums + VL, v_load(totals + VL) if n > 1 else v_set1(0))
-    if split:
-        fold_columns(ties, VL, n, 1)
-        v_store(a.ties, v_load(ties))
+    from_.x = from_.e = a.tile
+    from_.x_step = from_.e_step = VL
+    vector_sums(&from_, n, 0, &shift, v_load(a.away), t, a.sums, VL, a.ties, operation, far, keep)
 
 
 cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept nogil:
@@ -207,9 +187,9 @@ cdef inline void packed_rows(const Strip *s, real *tile, int operation, const bi
         for g in range(groups):
             a = &group[g]
             if a.far:
-                group_exps(a, s.n, s.t, True, keep, split)
+                group_exps(a, s.n, s.t, LOGSUMEXP if split else SOFTMAX, True, keep)
             else:
-                group_exps(a, s.n, 1, False, keep, split)
+                group_exps(a, s.n, 1, LOGSUMEXP if split else SOFTMAX, False, keep)
         for g in range(groups):
             if split:
                 group_logs(s, &group[g], operation)

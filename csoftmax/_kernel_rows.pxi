@@ -356,7 +356,7 @@ cdef inline void short_backward(const Strip *s, const int operation) noexcept no
     cdef real *y
     cdef vec rows[VL]
     cdef real dots[VL]
-    cdef vec d, f = v_set1(gradient_factor(s.inv_t, operation))
+    cdef vec d, f = v_set1(<real> s.inv_t)
     for first from 0 <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):

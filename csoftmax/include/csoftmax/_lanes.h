@@ -34,7 +34,7 @@ enum { LANES = 8, BLOCK = 512, SUBBLOCK = 64, SHORT = 64 };
 #endif
 
 typedef CSM_T(v) csm_vec;
-enum { VL = CSM_T(VL), NV = LANES / VL, VL64 = VL_f64 };
+enum { VL = CSM_T(VL), NV = LANES / VL, QUARTER = LANES / 4, VL64 = VL_f64 };
 /* vectors an unrolled step works on: enough to hide the latency of exp, few enough for the registers */
 #if defined(CSM_AVX2)
 enum { STEP = 2 };
