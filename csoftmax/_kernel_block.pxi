@@ -121,6 +121,7 @@ cdef inline void share_run(const real *e, void *y, Py_ssize_t n, vec high, vec l
     # y = e * (high + low)
     cdef Py_ssize_t i = 0
     while i <= n - VL:
+        prefetch_write(at(y, i + PREFETCH, storage))
         put(y, i, scaled(v_load(e + i), high, low), storage)
         i += VL
     if i < n:
@@ -553,7 +554,7 @@ cdef inline void split_log(double m, double log_sum, double inv_t, real *high, r
 cdef inline void log_run(const void *x, void *y, Py_ssize_t n, real high, real low, real inv_t, const bint stream,
                          const int storage) noexcept nogil:
     cdef vec h = v_set1(high), l = v_sub(v_set1(0), v_set1(low)), t = v_set1(inv_t)
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i = 0, j
     cdef pair a
     if storage == REAL and stream and n >= 4 * VL:
         i = unaligned(<real *> y)
@@ -562,6 +563,9 @@ cdef inline void log_run(const void *x, void *y, Py_ssize_t n, real high, real l
             v_stream(<real *> y + i, v_fma(v_sub(take(x, i, REAL), h), t, l))
             i += VL
     while i <= n - 2 * VL:
+        for j from 0 <= j < 2 * VL by VL:
+            prefetch(at(x, i + j + PREFETCH, storage))
+            prefetch_write(at(y, i + j + PREFETCH, storage))
         a = take_pair(x, i, storage)
         a.first = v_fma(v_sub(a.first, h), t, l)
         a.second = v_fma(v_sub(a.second, h), t, l)

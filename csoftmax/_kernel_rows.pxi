@@ -129,20 +129,31 @@ cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, in
         s.top[row] = f.top
         s.log_sum[row] = f.log_sum
     if keep:
-        write_blocks(s, y_at(s, row, 0, half), f.e, f.stats, half)
+        write_blocks(s, row, f.e, f.stats, split, half)
 
 
-cdef inline void write_blocks(const Strip *s, void *y, const real *e, const double *stats,
+cdef inline real *block_exps(const Strip *s, Py_ssize_t row, Py_ssize_t b, real *e, const bint split,
+                             const bint half) noexcept nogil:
+    # Where the exponentials of block b of a row wait to be scaled: of a long row in the result, as long as they fill
+    # whole vectors there; else in e, scratch.
+    if split or half or s.stream or blocks_of(s.n) <= FEW_BLOCKS or block_length(s.n, b) % LANES != 0:
+        return e + b * BLOCK
+    return <real *> y_at(s, row, b, half)
+
+
+cdef inline void write_blocks(const Strip *s, Py_ssize_t row, real *e, const double *stats, const bint split,
                               const bint half) noexcept nogil:
     cdef Py_ssize_t b, n
+    cdef real *exps
     for b in range(blocks_of(s.n)):
         n = block_length(s.n, b)
+        exps = block_exps(s, row, b, e, split, half)
         if half:
-            scale_run_16(e + b * BLOCK, at(y, b * BLOCK, F16), n, stats[3], stats[4], s.storage)
+            scale_run_16(exps, y_at(s, row, b, half), n, stats[3], stats[4], s.storage)
         elif s.stream:
-            stream_run(e + b * BLOCK, <real *> y + b * BLOCK, n, stats[3], stats[4])
+            stream_run(exps, <real *> y_at(s, row, b, half), n, stats[3], stats[4])
         else:
-            scale_run(e + b * BLOCK, <real *> y + b * BLOCK, n, stats[3], stats[4], REAL)
+            scale_run(exps, y_at(s, row, b, half), n, stats[3], stats[4], REAL)
         stats += STATS
 
 
@@ -228,9 +239,11 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, int ope
         for row in range(first, first + rows):
             f = &finished[row - first]
             for b in range(blocks):
-                e = f.e + b * BLOCK
+                e = block_exps(s, row, b, f.e, split, half) if keep else f.e
                 next = set_ahead(&ahead, s, row, b, x, half)
                 ahead.y = y_at(s, row, b, half) if keep and not s.stream else e
+                if keep and e == ahead.y:
+                    ahead.y = e + PREFETCH
                 m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, keep,
                               split, False, half)
                 x = next
