@@ -25,7 +25,7 @@ cdef inline double target_share(const Job *job, const LossRow *r, const real *pr
     return share * class_weight(job, c)
 
 
-cdef void prepare_loss(const Job *job, Py_ssize_t row, const real *x, Py_ssize_t step, LossRow *r,
+cdef inline void prepare_loss(const Job *job, Py_ssize_t row, const real *x, Py_ssize_t step, LossRow *r,
                        real *probabilities, double *coefficient) noexcept nogil:
     cdef double top = -INFINITY, q, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
@@ -64,7 +64,7 @@ cdef void prepare_loss(const Job *job, Py_ssize_t row, const real *x, Py_ssize_t
     coefficient[0] = r.upstream * r.whole if r.counted else 0
 
 
-cdef double settle_loss(const Job *job, const LossRow *r, double m, double log_sum) noexcept nogil:
+cdef inline double settle_loss(const Job *job, const LossRow *r, double m, double log_sum) noexcept nogil:
     cdef double loss
     if not r.counted:
         return 0
@@ -102,14 +102,19 @@ cdef void settle_gradient(const Job *job, Py_ssize_t row, const LossRow *r, doub
         y[r.target * step] = <real> (y[r.target * step] - r.upstream * r.weight)
 
 
-cdef inline void keep_loss(const Job *job, Py_ssize_t row, Py_ssize_t part, double loss) noexcept nogil:
+cdef inline void keep_loss(const Job *job, Py_ssize_t row, double loss, double *total, double *rest) noexcept nogil:
     cdef real value = <real> loss
-    cdef double lost
     if job.row_loss.data != NULL:
         store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), 0, 1, &value)
     else:
-        two_sum(job.partial[2 * part], loss, &job.partial[2 * part], &lost)
-        job.partial[2 * part + 1] += lost
+        add_block(loss, total, rest)
+
+
+cdef inline void keep_total(const Job *job, Py_ssize_t part, double total, double rest) noexcept nogil:
+    # of some of a part's rows
+    if job.row_loss.data == NULL:
+        add_block(total, &job.partial[2 * part], &job.partial[2 * part + 1])
+        job.partial[2 * part + 1] += rest
 
 
 cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
@@ -121,6 +126,7 @@ cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *s
                     real *spare) noexcept nogil:
     cdef double *coefficient = per_row
     cdef LossRow *r = <LossRow *> (per_row + 3 * s.rows)
+    cdef double total = 0, rest = 0
     cdef Py_ssize_t i
     s.coefficient = coefficient
     s.top = per_row + s.rows
@@ -129,10 +135,10 @@ cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *s
         prepare_loss(job, row + i, s.x + i * s.x_pitch, 1, r + i, spare, coefficient + i)
     run_strip(s, e, stats, job.operation)
     for i in range(s.rows):
-        keep_loss(job, row + i, row // loss_chunk(job.n),
-                  settle_loss(job, r + i, s.top[i], s.log_sum[i]))
+        keep_loss(job, row + i, settle_loss(job, r + i, s.top[i], s.log_sum[i]), &total, &rest)
         if job.operation == CROSS_ENTROPY_GRAD:
             settle_gradient(job, row + i, r + i, s.top[i], s.log_sum[i], s.y + i * s.y_pitch, 1, spare)
+    keep_total(job, row // loss_chunk(job.n), total, rest)
 
 
 cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit, char *scratch, double *per_column,
@@ -140,6 +146,7 @@ cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit
     cdef Py_ssize_t across = across_of(s.width)
     cdef double *coefficient = per_column
     cdef LossRow *r = <LossRow *> (per_column + 3 * across)
+    cdef double total = 0, rest = 0
     cdef Py_ssize_t c
     s.coefficient = coefficient
     s.top = per_column + across
@@ -150,6 +157,7 @@ cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit
         prepare_loss(job, row + c, s.x + c, s.x_step, r + c, spare, coefficient + c)
     run_panel(s, scratch, job.operation)
     for c in range(s.width):
-        keep_loss(job, row + c, unit, settle_loss(job, r + c, s.top[c], s.log_sum[c]))
+        keep_loss(job, row + c, settle_loss(job, r + c, s.top[c], s.log_sum[c]), &total, &rest)
         if job.operation == CROSS_ENTROPY_GRAD:
             settle_gradient(job, row + c, r + c, s.top[c], s.log_sum[c], s.y + c, s.y_step, spare)
+    keep_total(job, unit, total, rest)

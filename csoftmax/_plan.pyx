@@ -804,7 +804,7 @@ cdef cnp.ndarray new_losses(cnp.ndarray a, int class_axis, int type_num):
 
 cdef double check_indices(cnp.ndarray target, Py_ssize_t classes, object ignored, cnp.ndarray weight) except? -1:
     """The weight of the targets that count; `IndexError` for the first that is neither a class nor ignored."""
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, unweighted = 0
     cdef bint fits = INT64_MIN <= ignored < INT64_MAX     # as which load_index returns all that is larger
     cdef long long index, ignore = ignored if fits else 0
     cdef double total = 0, lost = 0, error
@@ -818,11 +818,16 @@ cdef double check_indices(cnp.ndarray target, Py_ssize_t classes, object ignored
         index = load_index(storage, walker.data)
         if not fits or index != ignore:
             if 0 <= index < classes:
-                two_sum(total, 1 if w == NULL else w[index], &total, &error)
-                lost += error
+                if w == NULL:
+                    unweighted += 1
+                else:
+                    two_sum(total, w[index], &total, &error)
+                    lost += error
             elif fits or target[at(&walker, target.ndim)] != ignored:
                 raise no_class(target[at(&walker, target.ndim)], at(&walker, target.ndim), classes, ignored)
         step(&walker, target)
+    if w == NULL:
+        return unweighted
     return total + lost if isfinite(lost) else total
 
 
