@@ -8,7 +8,7 @@ cdef struct Ahead:
     int storage
     real *kept                # where it is kept as reals, unless it is of reals
     Py_ssize_t n
-    const void *y             # where this block's results will go, to have the lines at hand
+    const void *y             # lines that are to be at hand for writing: announced_lines
 
 
 cdef struct Behind:
@@ -24,6 +24,11 @@ cdef struct Behind:
 
 cdef enum:
     PREFETCH = 256            # elements; the hardware's own prefetching ends at every page
+
+
+cdef inline const void *announced_lines(const real *e, const void *y) noexcept nogil:
+    # while a block's exponentials go to e, and its results later to y: those of y; or, where e is y, what comes next
+    return e + PREFETCH if e == y else y
 
 
 cdef inline char *at(const void *base, Py_ssize_t i, int storage) noexcept nogil:
@@ -490,8 +495,8 @@ cdef inline double settle_log(double m, double u, double log_sum, bint nan) noex
     return log_sum
 
 
-cdef inline void add_block(double sum, double *total, double *rest) noexcept nogil:
-    # Of one more block. What the addition loses is kept: over blocks that repeat it would add up, not cancel.
+cdef inline void add_part(double sum, double *total, double *rest) noexcept nogil:
+    # Of one more block, or row. What the addition loses is kept: of parts that repeat it would add up, not cancel.
     cdef double lost
     two_sum(total[0], sum, total, &lost)
     rest[0] += lost
@@ -519,7 +524,7 @@ cdef inline void sum_blocks(double *stats, Py_ssize_t blocks, double t, double *
             if not counted and stats[STATS * b] == m:
                 counted = True
                 part -= 1
-            add_block((part + stats[STATS * b + 1] / EXP_SCALE) * (stats[STATS * b + 3] / EXP_SCALE_f64), &u, &rest)
+            add_part((part + stats[STATS * b + 1] / EXP_SCALE) * (stats[STATS * b + 3] / EXP_SCALE_f64), &u, &rest)
         u = whole_sum(u, rest)
     top[0] = m
     above[0] = u
@@ -634,19 +639,38 @@ cdef inline double block_dot(const void *g, const void *p, const void *y, Py_ssi
     return high + low
 
 
-cdef inline vec gradient(vec g, vec p, vec dot, vec factor, const int operation) noexcept nogil:
+cdef struct Slope:
+    # what a row's derivative is made with
+    vec dot
+    vec lift                  # for softmax: twice the part of 1 / T above 1, taken in before p could lose digits as a
+    vec factor                # subnormal number; and the part below 1
+
+
+cdef inline Slope slope_of(double inv_t, const int operation) noexcept nogil:
+    # but for its dot
+    cdef Slope slope
+    cdef double above = inv_t if inv_t > 1 and operation == SOFTMAX_GRAD else 1
+    slope.dot = v_set1(0)
+    slope.lift = v_set1(<real> (2 * above))
+    slope.factor = v_set1(<real> (1 if above > 1 else inv_t))
+    return slope
+
+
+cdef inline vec gradient(vec g, vec p, const Slope *slope, const int operation) noexcept nogil:
     if operation == SOFTMAX_GRAD:
-        # g - dot would be rounded, and might overflow
-        return v_mul(v_fma(g, p, v_mul(p, dot)), factor)
+        # halves, so that g - dot cannot overflow; "lift" carries the 2
+        return v_mul(v_mul(v_fma(g, v_set1(<real> 0.5), slope.dot), v_mul(p, slope.lift)), slope.factor)
     if operation == LOG_SOFTMAX_VJP:
-        g = v_fma(v_mul(exp_of(p), v_set1(<real> (1 / EXP_SCALE))), dot, g)
+        g = v_fma(v_mul(exp_of(p), v_set1(<real> (1 / EXP_SCALE))), slope.dot, g)
     else:
-        g = v_add(g, dot)
+        g = v_add(g, slope.dot)
     # what was left out of the forward has no share in the derivative
-    return v_and_ne(p, v_set1(-INFINITY), v_mul(g, factor))
+    return v_and_ne(p, v_set1(-INFINITY), v_mul(g, slope.factor))
 
 
 cdef inline real gradient_dot(double dot, const int operation) noexcept nogil:
+    if operation == SOFTMAX_GRAD:
+        return <real> (-0.5 * dot)
     if operation == LOG_SOFTMAX_JVP:
         return <real> (-dot / EXP_SCALE)
     return <real> -dot
@@ -654,14 +678,15 @@ cdef inline real gradient_dot(double dot, const int operation) noexcept nogil:
 
 cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t n, double dot, double inv_t,
                               const int operation, const bint stream, const int storage) noexcept nogil:
-    cdef vec d = v_set1(gradient_dot(dot, operation)), f = v_set1(<real> inv_t)
+    cdef Slope slope = slope_of(inv_t, operation)
     cdef Py_ssize_t i = 0, j
     cdef pair a, b
+    slope.dot = v_set1(gradient_dot(dot, operation))
     if storage == REAL and stream and n >= 4 * VL:
         i = unaligned(<real *> y)
-        put_n(y, 0, i, gradient(take_n(g, 0, i, 0, REAL), take_n(p, 0, i, 0, REAL), d, f, operation), REAL)
+        put_n(y, 0, i, gradient(take_n(g, 0, i, 0, REAL), take_n(p, 0, i, 0, REAL), &slope, operation), REAL)
         while i <= n - VL:
-            v_stream(<real *> y + i, gradient(take(g, i, REAL), take(p, i, REAL), d, f, operation))
+            v_stream(<real *> y + i, gradient(take(g, i, REAL), take(p, i, REAL), &slope, operation))
             i += VL
     while i <= n - 2 * VL:
         for j from 0 <= j < 2 * VL by VL:
@@ -670,13 +695,13 @@ cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t 
             prefetch_write(at(y, i + j + PREFETCH, storage))
         a = take_pair(g, i, storage)
         b = take_pair(p, i, storage)
-        a.first = gradient(a.first, b.first, d, f, operation)
-        a.second = gradient(a.second, b.second, d, f, operation)
+        a.first = gradient(a.first, b.first, &slope, operation)
+        a.second = gradient(a.second, b.second, &slope, operation)
         put_pair(y, i, a, storage)
         i += 2 * VL
     while i <= n - VL:
-        put(y, i, gradient(take(g, i, storage), take(p, i, storage), d, f, operation), storage)
+        put(y, i, gradient(take(g, i, storage), take(p, i, storage), &slope, operation), storage)
         i += VL
     if i < n:
-        put_n(y, i, n - i, gradient(take_n(g, i, n - i, 0, storage), take_n(p, i, n - i, 0, storage), d, f, operation),
+        put_n(y, i, n - i, gradient(take_n(g, i, n - i, 0, storage), take_n(p, i, n - i, 0, storage), &slope, operation),
               storage)

@@ -99,7 +99,7 @@ cdef inline void store_columns(real *p, Py_ssize_t left, vec a, const bint strea
 
 cdef inline Py_ssize_t some_ahead(Py_ssize_t left, Py_ssize_t step, Py_ssize_t rows) noexcept nogil:
     # How far the vector to be fetched is from one with so many columns left, where so many rows are worked on together:
-    # further on in its row; beyond the end of the row where that row ends, so further down.
+    # further on in its row; or further down, where that row ends and, as in a narrow array, the next one follows.
     return VECTORS_AHEAD * VL + ((rows - 1) * step if left <= VECTORS_AHEAD * VL and step <= NEAR_ROWS else 0)
 
 
@@ -276,7 +276,8 @@ cdef inline void sum_lanes(const real *a, Py_ssize_t step, const real *p, Py_ssi
 cdef inline void vector_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, vec away,
                              double temperature, real *total, Py_ssize_t across, real *ties, const int operation,
                              const bint far, const bint keep) noexcept nogil:
-    # as column_sums, for a vector of columns in scratch
+    # The sums of one vector of columns in scratch: LANES of them, or one (derivatives) or two halves where the rows are
+    # few.
     cdef bint split = operation != SOFTMAX and not is_derivative(operation), few = rows <= SHORT
     cdef Py_ssize_t first, count
     cdef const real *x
@@ -481,13 +482,15 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from
     cdef real *x = from_.e + i * from_.e_step + c if waiting else from_.x + i * from_.x_step + c
     cdef Py_ssize_t step = from_.e_step if waiting else from_.x_step
     cdef vec a, d, high = v_load(t.high + c), low = v_load(t.low + c)
-    cdef vec inv_t = v_set1(<real> s.inv_t), factor = v_set1(<real> s.inv_t)
+    cdef vec inv_t = v_set1(<real> s.inv_t)
+    cdef Slope slope = slope_of(s.inv_t, operation)
     cdef shift_t shift = load_shift(t, c)
     cdef Py_ssize_t ahead = some_ahead(s.width - c, s.y_step, rows)
+    slope.dot = high
     for k in range(rows):
         a = load_columns(x + k * step, left, 0)
         if is_derivative(operation):
-            a = gradient(a, load_columns(from_.p + (i + k) * from_.p_step + c, left, 0), high, factor, operation)
+            a = gradient(a, load_columns(from_.p + (i + k) * from_.p_step + c, left, 0), &slope, operation)
         elif operation == LOG_SOFTMAX:
             a = v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
         else:
@@ -607,7 +610,7 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
                 low = set1_f64(0)
             else:
                 fold_lanes(t.total + c, t.across, &high, &low)
-            # as in add_block
+            # as in add_part
             two_sum_lanes(load_f64(t.top + c), add_f64(high, low), &high, &low)
             store_f64(t.top + c, high)
             store_f64(t.log_sum + c, add_f64(load_f64(t.log_sum + c), low))

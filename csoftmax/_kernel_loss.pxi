@@ -26,7 +26,7 @@ cdef inline double target_share(const Job *job, const LossRow *r, const real *pr
 
 
 cdef inline void prepare_loss(const Job *job, Py_ssize_t row, const real *x, Py_ssize_t step, LossRow *r,
-                       real *probabilities, double *coefficient) noexcept nogil:
+                              real *probabilities, double *coefficient) noexcept nogil:
     cdef double top = -INFINITY, q, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
     cdef int64_t index
@@ -107,13 +107,13 @@ cdef inline void keep_loss(const Job *job, Py_ssize_t row, double loss, double *
     if job.row_loss.data != NULL:
         store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), 0, 1, &value)
     else:
-        add_block(loss, total, rest)
+        add_part(loss, total, rest)
 
 
 cdef inline void keep_total(const Job *job, Py_ssize_t part, double total, double rest) noexcept nogil:
     # of some of a part's rows
     if job.row_loss.data == NULL:
-        add_block(total, &job.partial[2 * part], &job.partial[2 * part + 1])
+        add_part(total, &job.partial[2 * part], &job.partial[2 * part + 1])
         job.partial[2 * part + 1] += rest
 
 

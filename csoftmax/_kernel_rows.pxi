@@ -45,7 +45,8 @@ cdef inline char *y_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint 
 
 cdef enum:
     FUSED_LEAST = 16 * LANES  # rows of more elements, ...
-    FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated;
+    FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated; of longer ones
+                              # the exponentials wait in the result;
     MANY_BLOCKS = 64          # up to so many if no exponentials are kept
     TOGETHER_MOST = 8         # rows that are finished together, ...
     TOGETHER_REALS = 4096     # ... of so many elements, or one
@@ -132,11 +133,15 @@ cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, in
         write_blocks(s, row, f.e, f.stats, split, half)
 
 
+cdef inline bint may_wait(Py_ssize_t n, bint stream) noexcept nogil:
+    # Exponentials of a block may wait in a result that stays in the caches. They are stored as whole vectors.
+    return not stream and n % LANES == 0
+
+
 cdef inline real *block_exps(const Strip *s, Py_ssize_t row, Py_ssize_t b, real *e, const bint split,
                              const bint half) noexcept nogil:
-    # Where the exponentials of block b of a row wait to be scaled: of a long row in the result, as long as they fill
-    # whole vectors there; else in e, scratch.
-    if split or half or s.stream or blocks_of(s.n) <= FEW_BLOCKS or block_length(s.n, b) % LANES != 0:
+    # where the exponentials of block b of a row wait to be scaled: of a long row in the result, else in e, scratch
+    if split or half or blocks_of(s.n) <= FEW_BLOCKS or not may_wait(block_length(s.n, b), s.stream):
         return e + b * BLOCK
     return <real *> y_at(s, row, b, half)
 
@@ -241,9 +246,7 @@ cdef inline void long_rows(const Strip *s, real *scratch, double *stats, int ope
             for b in range(blocks):
                 e = block_exps(s, row, b, f.e, split, half) if keep else f.e
                 next = set_ahead(&ahead, s, row, b, x, half)
-                ahead.y = y_at(s, row, b, half) if keep and not s.stream else e
-                if keep and e == ahead.y:
-                    ahead.y = e + PREFETCH
+                ahead.y = announced_lines(e, y_at(s, row, b, half)) if keep and not s.stream else e
                 m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, keep,
                               split, False, half)
                 x = next
@@ -343,8 +346,8 @@ cdef inline double row_dot(const void *g, const void *p, const void *y, Py_ssize
     cdef Py_ssize_t b
     cdef double dot = 0, rest = 0
     for b in range(blocks_of(n)):
-        add_block(block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
-                            block_length(n, b), operation, storage), &dot, &rest)
+        add_part(block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
+                           block_length(n, b), operation, storage), &dot, &rest)
     return whole_sum(dot, rest)
 
 
@@ -369,7 +372,7 @@ cdef inline void short_backward(const Strip *s, const int operation) noexcept no
     cdef real *y
     cdef vec rows[VL]
     cdef real dots[VL]
-    cdef vec d, f = v_set1(<real> s.inv_t)
+    cdef Slope slope = slope_of(s.inv_t, operation)
     for first from 0 <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
@@ -381,11 +384,11 @@ cdef inline void short_backward(const Strip *s, const int operation) noexcept no
             g = s.x + row * s.x_pitch
             p = s.p + row * s.p_pitch
             y = s.y + row * s.y_pitch
-            d = v_set1(dots[r])
+            slope.dot = v_set1(dots[r])
             for v in range(whole):
-                v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), d, f, operation))
+                v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), &slope, operation))
             v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0),
-                                                     v_load_n(p + whole * VL, tail, 0), d, f, operation))
+                                                     v_load_n(p + whole * VL, tail, 0), &slope, operation))
 
 
 cdef inline void backward_rows(const Strip *s, const int operation, const int storage) noexcept nogil:

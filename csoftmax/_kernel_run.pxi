@@ -355,6 +355,7 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
     cdef real *stage = <real *> scratch
     cdef const real *block
     cdef double t = job.temperature
+    cdef real *e
     cdef real m = 0
     cdef Py_ssize_t b, n
     cdef bint known = False
@@ -372,9 +373,9 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
             m = block_max(block, n)
         known = block_ahead(job, block, b, end, &ahead)
         if in_place_exps(job, n):
-            ahead.y = <real *> y + b * BLOCK
-            m = exp_block(block, n, m, t, <real *> y + b * BLOCK, stats + STATS * b, &ahead, &behind, True, False,
-                          False, False)
+            e = <real *> y + b * BLOCK
+            ahead.y = announced_lines(e, e)
+            m = exp_block(block, n, m, t, e, stats + STATS * b, &ahead, &behind, True, False, False, False)
         elif job.operation == SOFTMAX:
             m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, False, False, False)
         else:
@@ -382,8 +383,7 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
 
 
 cdef inline bint in_place_exps(const Job *job, Py_ssize_t n) noexcept nogil:
-    # the exponentials of a long row's block of n wait in the result, as long as that stays in the caches
-    return job.operation == SOFTMAX and job.direct and not job.stream and n % LANES == 0
+    return job.operation == SOFTMAX and job.direct and may_wait(n, job.stream)
 
 
 cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end,
@@ -412,7 +412,7 @@ cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
         join_softmax(stats, blocks, job.temperature, 1)
     elif job.p.data != NULL:
         for b in range(blocks):
-            add_block(stats[STATS * b], &m, &rest)
+            add_part(stats[STATS * b], &m, &rest)
         stats[0] = whole_sum(m, rest)
     else:
         join_log(stats, blocks, job.temperature, &m, &log_sum)

@@ -185,3 +185,18 @@ def test_rows_of_any_buffer(code, rng):
     assert bytes(result) == csoftmax.softmax(x).tobytes()
     with pytest.raises(ValueError, match=r"out has shape \(7, 32\), but x has \(7, 33\)"):
         softmax_rows(x, np.empty((7, 32), code))
+
+
+@pytest.mark.parametrize("temperature", [1, 0.7, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_rows_in_place_and_between_others(dtype, temperature, rng):
+    for width in (8192, 8193, 16384, 16400, 17000, 20011):
+        x = exact_differences(rng, (3, width), dtype)
+        x[1] *= 1000  # beyond what is reduced by multiples of ln 2
+        want = csoftmax.softmax(x, temperature=temperature)
+        for row in range(3):
+            assert np.array_equal(csoftmax.softmax(x[row], temperature=temperature), want[row]), width
+        spacious = np.full((3, width + 5), 7, dtype)
+        assert np.array_equal(csoftmax.softmax(x, temperature=temperature, out=spacious[:, 2:-3]), want), width
+        assert (spacious[:, :2] == 7).all() and (spacious[:, -3:] == 7).all(), width
+        assert np.array_equal(csoftmax.softmax(x, temperature=temperature, out=x), want), width

@@ -171,6 +171,30 @@ def test_gradients_near_the_smallest_normal_number_keep_their_digits(dtype, oper
             assert vjp_error(operator(grad, output), grad, output) <= MAX_ULP, (width, factor)
 
 
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("temperature", [1e-4, 0.01, 100, 1e4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_temperature_spares_subnormal_probabilities_a_rounding(dtype, temperature, operator, axis, rng):
+    normal, subnormal = np.log([np.finfo(dtype).smallest_normal, np.finfo(dtype).smallest_subnormal])
+    for width in (4, 40, 300):
+        logits = np.zeros((5, width))
+        logits[:, 1:] = rng.uniform(subnormal + 1, normal + 10, (5, width - 1))
+        output, grad = oracle.softmax(logits).astype(dtype), rng.standard_normal((5, width)).astype(dtype)
+        if axis == 0:
+            output, grad = output.T.copy(), grad.T.copy()
+        got = operator(grad, output, axis, temperature=temperature)
+        assert vjp_error(got, grad, output, axis, temperature) <= MAX_ULP + 1, width
+
+
+@pytest.mark.parametrize("width", [65, 100, 1000, 3000])
+def test_means_of_the_largest_gradients_stay_finite(width, rng):
+    output = csoftmax.softmax((rng.standard_normal((300, width)) * 2).astype("float32"))
+    largest = np.full(output.shape, np.finfo("float32").max)
+    with np.errstate(all="raise"):
+        assert np.isfinite(csoftmax.softmax_backward(largest, output)).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradient_of_a_saturated_row_is_zero(dtype, rng):
     grad = (rng.standard_normal((3, 50)) * 1e3).astype(dtype)
