@@ -324,7 +324,7 @@ if hasattr(os, "register_at_fork"):
 # -------------------------------------------------------------------------------------------------- buffers
 
 def softmax_rows(const cython.floating[:, ::1] x not None, cython.floating[:, ::1] out not None):
-    """Softmax of each row of `x` into `out`, of any objects with buffers; they may be one, but not overlap otherwise."""
+    """Softmax of each row of `x` into `out`, of any objects with buffers: `x` itself, or apart from it."""
     cdef Job job
     cdef Py_ssize_t size = sizeof(cython.floating)
     if x.shape[0] != out.shape[0] or x.shape[1] != out.shape[1]:

@@ -703,5 +703,5 @@ cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t 
         put(y, i, gradient(take(g, i, storage), take(p, i, storage), &slope, operation), storage)
         i += VL
     if i < n:
-        put_n(y, i, n - i, gradient(take_n(g, i, n - i, 0, storage), take_n(p, i, n - i, 0, storage), &slope, operation),
-              storage)
+        put_n(y, i, n - i,
+              gradient(take_n(g, i, n - i, 0, storage), take_n(p, i, n - i, 0, storage), &slope, operation), storage)

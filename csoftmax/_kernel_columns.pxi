@@ -273,33 +273,67 @@ cdef inline void sum_lanes(const real *a, Py_ssize_t step, const real *p, Py_ssi
         v_store(total, four[0])
 
 
-cdef inline void vector_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, vec away,
-                             double temperature, real *total, Py_ssize_t across, real *ties, const int operation,
-                             const bint far, const bint keep) noexcept nogil:
-    # The sums of one vector of columns in scratch: LANES of them, or one (derivatives) or two halves where the rows are
-    # few.
-    cdef bint split = operation != SOFTMAX and not is_derivative(operation), few = rows <= SHORT
+cdef inline void exps_and_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, vec away,
+                               double temperature, real *total, Py_ssize_t across, real *ties, const bint far,
+                               const bint keep, const bint split) noexcept nogil:
+    cdef bint few = rows <= SHORT
     cdef Py_ssize_t first, count
-    cdef const real *x
     cdef real *e
     cdef real apart[SUBBLOCK * VL]
     cdef vec counts = v_set1(0)
     for first from 0 <= first < rows by SUBBLOCK:
         count = rows - first if rows - first < SUBBLOCK else SUBBLOCK
-        x = from_.x + first * from_.x_step + c
         e = from_.e + first * from_.e_step + c
-        if is_derivative(operation):
-            sum_lanes(x, from_.x_step, from_.p + first * from_.p_step + c, from_.p_step, count, first > 0, few, total,
-                      across, operation)
-            continue
-        exp_rows(x, from_.x_step, count, shift, away, temperature, e if keep else NULL, from_.e_step, apart, &counts,
-                 far, split)
+        exp_rows(from_.x + first * from_.x_step + c, from_.x_step, count, shift, away, temperature, e if keep else NULL,
+                 from_.e_step, apart, &counts, far, split)
         if split:
-            sum_lanes(apart, VL, NULL, 0, count, first > 0, few, total, across, operation)
+            sum_lanes(apart, VL, NULL, 0, count, first > 0, few, total, across, SOFTMAX)
         else:
-            sum_lanes(e, from_.e_step, NULL, 0, count, first > 0, few, total, across, operation)
+            sum_lanes(e, from_.e_step, NULL, 0, count, first > 0, few, total, across, SOFTMAX)
     if split:
         v_store(ties, counts)
+
+
+cdef inline void dot_lanes(const Source *from_, Py_ssize_t rows, Py_ssize_t c, real *total, Py_ssize_t across,
+                           const int operation) noexcept nogil:
+    cdef Py_ssize_t first
+    for first from 0 <= first < rows by SUBBLOCK:
+        sum_lanes(from_.x + first * from_.x_step + c, from_.x_step, from_.p + first * from_.p_step + c, from_.p_step,
+                  rows - first if rows - first < SUBBLOCK else SUBBLOCK, first > 0, rows <= SHORT, total, across,
+                  operation)
+
+
+cdef void other_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, const real *away,
+                     double t, real *total, Py_ssize_t across, real *ties, int operation, bint far) noexcept nogil:
+    # as vector_sums, but for softmax: compiled once for columns and packed rows
+    if operation == SOFTMAX_GRAD:
+        dot_lanes(from_, rows, c, total, across, SOFTMAX_GRAD)
+    elif operation == LOG_SOFTMAX_VJP:
+        dot_lanes(from_, rows, c, total, across, LOG_SOFTMAX_VJP)
+    elif operation == LOG_SOFTMAX_JVP:
+        dot_lanes(from_, rows, c, total, across, LOG_SOFTMAX_JVP)
+    elif operation == CROSS_ENTROPY_GRAD:
+        if far:
+            exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, True, True, True)
+        else:
+            exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, False, True, True)
+    elif far:
+        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, True, False, True)
+    else:
+        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, False, False, True)
+
+
+cdef inline void vector_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift,
+                             const real *away, double t, real *total, Py_ssize_t across, real *ties, int operation,
+                             bint far) noexcept nogil:
+    # The sums of one vector of columns in scratch: LANES of them, or one (derivatives) or two halves where the rows are
+    # few. Where exponentials are wanted, they replace what they are of.
+    if operation != SOFTMAX:
+        other_sums(from_, rows, c, shift, away, t, total, across, ties, operation, far)
+    elif far:
+        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, True, True, False)
+    else:
+        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, False, True, False)
 
 
 cdef inline void sweep_lane(const Tile *t, const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c,
@@ -337,29 +371,59 @@ cdef inline void sweep_lane(const Tile *t, const Source *from_, Py_ssize_t begin
         v_store(ties, counts)
 
 
-cdef inline void column_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature,
-                             const int operation, const bint far, const bint keep) noexcept nogil:
-    # LANES accumulators a column, or one (derivatives) or two halves where the rows are few; ties in one
+cdef inline void sweep_rows(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature,
+                            const int operation, const bint far, const bint keep) noexcept nogil:
     cdef Py_ssize_t begin, end, j, c
-    cdef shift_t shift
-    if from_.scratch:
-        for c from 0 <= c < t.across by VL:
-            shift = load_shift(t, c)
-            vector_sums(from_, rows, c, &shift, v_load(t.away + c), temperature, t.total + c, t.across, t.ties + c,
-                        operation, far, keep)
-        return
     for begin from 0 <= begin < rows by SUBBLOCK:
         end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
         for j in range(begin, begin + LANES if end - begin > LANES else end):
             for c from 0 <= c < t.across by VL:
                 sweep_lane(t, from_, j, end, c, temperature, operation, far, keep)
+
+
+cdef void sweep_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature, int operation, bint far,
+                     bint keep) noexcept nogil:
+    # as vector_sums, for all columns of a panel that is not in scratch; of exponentials only softmax's are kept
+    if operation == SOFTMAX_GRAD:
+        sweep_rows(t, from_, rows, temperature, SOFTMAX_GRAD, False, False)
+    elif operation == LOG_SOFTMAX_VJP:
+        sweep_rows(t, from_, rows, temperature, LOG_SOFTMAX_VJP, False, False)
+    elif operation == LOG_SOFTMAX_JVP:
+        sweep_rows(t, from_, rows, temperature, LOG_SOFTMAX_JVP, False, False)
+    elif operation == SOFTMAX and keep:
+        if far:
+            sweep_rows(t, from_, rows, temperature, SOFTMAX, True, True)
+        else:
+            sweep_rows(t, from_, rows, temperature, SOFTMAX, False, True)
+    elif operation == SOFTMAX:
+        if far:
+            sweep_rows(t, from_, rows, temperature, SOFTMAX, True, False)
+        else:
+            sweep_rows(t, from_, rows, temperature, SOFTMAX, False, False)
+    elif far:
+        sweep_rows(t, from_, rows, temperature, LOGSUMEXP, True, False)
+    else:
+        sweep_rows(t, from_, rows, temperature, LOGSUMEXP, False, False)
     if rows <= SHORT:
         fold_columns(t.total, t.across, rows, 1 if is_derivative(operation) else 2)
         if rows == 1:
-            for c from 0 <= c < t.across by VL:
-                v_store(t.total + t.across + c, v_set1(0))
+            memset(t.total + t.across, 0, t.across * sizeof(real))
     if operation != SOFTMAX and not is_derivative(operation):
         fold_columns(t.ties, t.across, rows, 1)
+
+
+cdef inline void column_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature, int operation,
+                             bint keep) noexcept nogil:
+    # LANES accumulators a column, or one (derivatives) or two halves where the rows are few; ties in one
+    cdef Py_ssize_t c
+    cdef shift_t shift
+    if not from_.scratch:
+        sweep_sums(t, from_, rows, temperature, operation, t.far, keep)
+        return
+    for c from 0 <= c < t.across by VL:
+        shift = load_shift(t, c)
+        vector_sums(from_, rows, c, &shift, t.away + c, temperature, t.total + c, t.across, t.ties + c, operation,
+                    t.far)
 
 
 cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t filled, const Py_ssize_t left) noexcept nogil:
@@ -504,25 +568,22 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from
         store_columns(y + k * s.y_step + c, left, a, stream)
 
 
-cdef inline void write_some(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t i, real *y,
-                            const Py_ssize_t rows, const int operation, const bint stream) noexcept nogil:
-    cdef Py_ssize_t c = 0
-    while c <= s.width - VL:
-        write_vectors(s, t, from_, i, y, c, VL, rows, operation, stream)
-        c += VL
-    if c < s.width:
-        write_vectors(s, t, from_, i, y, c, s.width - c, rows, operation, stream)
-
-
 cdef inline void write_rows(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t first, Py_ssize_t rows,
                             const int operation, const bint stream) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    while i <= rows - TOGETHER:
-        write_some(s, t, from_, i, s.y + (first + i) * s.y_step, TOGETHER, operation, stream)
-        i += TOGETHER
+    # whole vectors of several rows together; what is left of them, and of the rows, one by one
+    cdef Py_ssize_t i = 0, k, c, left, count
+    cdef real *y
     while i < rows:
-        write_some(s, t, from_, i, s.y + (first + i) * s.y_step, 1, operation, stream)
-        i += 1
+        count = TOGETHER if rows - i >= TOGETHER else 1
+        y = s.y + (first + i) * s.y_step
+        c = 0
+        while count == TOGETHER and c <= s.width - VL:
+            write_vectors(s, t, from_, i, y, c, VL, TOGETHER, operation, stream)
+            c += VL
+        for k in range(count):
+            for left from c <= left < s.width by VL:
+                write_vectors(s, t, from_, i + k, y + k * s.y_step, left, s.width - left, 1, operation, stream)
+        i += count
 
 
 cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexcept nogil:
@@ -561,16 +622,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
         else:
             panel_maxima(x, s.x_step, s.width, rows, t.across, t.maxima)
         t.far = shift_lanes(t.maxima, t.across, s.t, t.origin, t.away, t.magic, t.center)
-        if kind != LOGSUMEXP and exps_wait(s, kind):
-            if t.far:
-                column_sums(&t, &from_, rows, s.t, kind, True, True)
-            else:
-                column_sums(&t, &from_, rows, s.t, kind, False, True)
-        else:
-            if t.far:
-                column_sums(&t, &from_, rows, s.t, kind, True, False)
-            else:
-                column_sums(&t, &from_, rows, s.t, kind, False, False)
+        column_sums(&t, &from_, rows, s.t, kind, exps_wait(s, kind))
         if blocks > 1:
             keep_stats(s, &t, b, kind != SOFTMAX)
     if blocks > 1:
@@ -603,7 +655,7 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
         if s.staged:
             stage_panel(s.x + b * BLOCK * s.x_step, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
             stage_panel(s.p + b * BLOCK * s.p_step, s.p_step, s.width, rows, from_.p, t.across, t.maxima)
-        column_sums(&t, &from_, rows, s.t, operation, False, False)
+        column_sums(&t, &from_, rows, s.t, operation, False)
         for c from 0 <= c < t.across by VL64:
             if rows <= SHORT:
                 high = v_widen(t.total + c)

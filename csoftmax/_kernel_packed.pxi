@@ -78,8 +78,7 @@ cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_
     return top
 
 
-cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const int operation, const bint far,
-                            const bint keep) noexcept nogil:
+cdef inline void group_exps(Group *a, Py_ssize_t n, double t, int operation) noexcept nogil:
     # exponentials and their sums
     cdef Source from_
     cdef shift_t shift
@@ -88,7 +87,7 @@ cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const int operatio
     shift.center = v_load(a.center)
     from_.x = from_.e = a.tile
     from_.x_step = from_.e_step = VL
-    vector_sums(&from_, n, 0, &shift, v_load(a.away), t, a.sums, VL, a.ties, operation, far, keep)
+    vector_sums(&from_, n, 0, &shift, a.away, t, a.sums, VL, a.ties, operation, a.far)
 
 
 cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept nogil:
@@ -186,10 +185,7 @@ cdef inline void packed_rows(const Strip *s, real *tile, int operation, const bi
             a.far = shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center)
         for g in range(groups):
             a = &group[g]
-            if a.far:
-                group_exps(a, s.n, s.t, LOGSUMEXP if split else SOFTMAX, True, keep)
-            else:
-                group_exps(a, s.n, 1, LOGSUMEXP if split else SOFTMAX, False, keep)
+            group_exps(a, s.n, s.t, operation)
         for g in range(groups):
             if split:
                 group_logs(s, &group[g], operation)

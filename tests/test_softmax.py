@@ -198,5 +198,5 @@ def test_long_rows_in_place_and_between_others(dtype, temperature, rng):
             assert np.array_equal(csoftmax.softmax(x[row], temperature=temperature), want[row]), width
         spacious = np.full((3, width + 5), 7, dtype)
         assert np.array_equal(csoftmax.softmax(x, temperature=temperature, out=spacious[:, 2:-3]), want), width
-        assert (spacious[:, :2] == 7).all() and (spacious[:, -3:] == 7).all(), width
+        assert (np.delete(spacious, np.s_[2:-3], axis=1) == 7).all(), width
         assert np.array_equal(csoftmax.softmax(x, temperature=temperature, out=x), want), width
