@@ -46,7 +46,7 @@ cdef inline char *y_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint 
 cdef enum:
     FUSED_LEAST = 16 * LANES  # rows of more elements, ...
     FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated;
-    MANY_BLOCKS = 64          # up to so many if no exponentials are kept; of longer ones these wait in the result
+    MANY_BLOCKS = 64          # up to so many if no exponentials are kept
     TOGETHER_MOST = 8         # rows that are finished together, ...
     TOGETHER_REALS = 4096     # ... of so many elements, or one
 
