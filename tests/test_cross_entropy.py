@@ -229,7 +229,9 @@ def test_losses_are_summed_alike_however_the_batch_lies_in_memory(dtype, rng):
             with csoftmax.threads(count):
                 got = csoftmax.cross_entropy(spread, target)
                 want = csoftmax.cross_entropy(np.ascontiguousarray(spread), target)
+                none = csoftmax.cross_entropy(spread, target, reduction="none")
             assert got == want, (width, count)
+            assert np.isclose(got, none.mean(dtype=np.float64), rtol=1e-6), (width, count)
 
 
 def test_row_has_the_same_bits_wherever_it_stands(rng):

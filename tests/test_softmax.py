@@ -185,6 +185,8 @@ def test_rows_of_any_buffer(code, rng):
     assert bytes(result) == csoftmax.softmax(x).tobytes()
     with pytest.raises(ValueError, match=r"out has shape \(7, 32\), but x has \(7, 33\)"):
         softmax_rows(x, np.empty((7, 32), code))
+    for empty in (np.empty((0, 33), code), np.empty((7, 0), code)):
+        softmax_rows(empty, empty.copy())
 
 
 @pytest.mark.parametrize("temperature", [1, 0.7, 3])

@@ -175,3 +175,12 @@ def test_out_may_overlap_the_mask(rng):
     mask[::3] = True
     want = csoftmax.softmax(x, where=mask.copy())
     assert np.array_equal(csoftmax.softmax(x, where=mask, out=out), want)
+
+
+def test_reduced_out_may_overlap_the_mask(rng):
+    x = rng.standard_normal((10, 8))
+    memory = np.zeros(80, bool)
+    mask, out = memory.reshape(10, 8), memory.view(np.float64)
+    mask[:, ::3] = True
+    want = csoftmax.logsumexp(x, where=mask.copy())
+    assert np.array_equal(csoftmax.logsumexp(x, where=mask, out=out), want)
