@@ -25,10 +25,13 @@ def check_writable(path: Path) -> None:
 def _target(path: Path) -> Path:
     """Return the file that `path` names, behind all symbolic links."""
     try:
-        return path.resolve()
+        target = path.resolve()
     except RuntimeError as error:
-        # before Python 3.13, which leaves a link to itself as it is
         raise Failure(f"cannot write {path}: {error}") from error
+    if target.is_symlink():
+        # from Python 3.13 on, links that lead to each other are left as they are
+        raise Failure(f"cannot write {path}: its links lead to each other")
+    return target
 
 
 @contextmanager
