@@ -4,7 +4,8 @@
 # a row is cut into blocks of BLOCK elements. Each block has its own maximum m_b; its exponentials
 # exp(x - m_b) are summed in LANES accumulators, folded by halving. Blocks are joined in double:
 # m = max m_b, S = sum_b S_b exp(m_b - m). Each result is exp(x - m_b) * (exp(m_b - m) / S): one rounding of
-# the exponential, one of the factor, one of the product. (M. Milakov and N. Gimelshein, arXiv:1805.02867.)
+# the exponential, one of the product; the factor, the sum and its logarithm are kept as a number and what it was
+# rounded by, where a double has no digits to spare. (M. Milakov and N. Gimelshein, arXiv:1805.02867.)
 #
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
@@ -28,6 +29,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     enum:
         VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, STEP, FUSED, VL64
         EXP_ROW, EXP_LANES, EXP_FAR
+        PAIRS
     const double EXP_SCALE
     const double TINY_SCALE "CSM_TINY_SCALE"
     const double FACTOR_SCALE "CSM_FACTOR_SCALE"
@@ -87,11 +89,9 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     v_f64 max_f64(v_f64, v_f64) noexcept
     v_f64 select_lt_f64(v_f64, v_f64, v_f64, v_f64) noexcept
     v_f64 set1_f64(double) noexcept
-    ctypedef struct shift_f64 "csm_shift_f64":
-        pass
-    v_f64 exp_f64(v_f64, v_f64, shift_f64, int) noexcept
-    shift_f64 exp_shift_row_f64(double) noexcept
-    v_f64 log1p_f64(v_f64) noexcept
+    void exp_lanes "csm_exp_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void above_lanes "csm_above_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void log1p_lanes "csm_log1p_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept
     void prefetch "csm_prefetch"(const void *) noexcept

@@ -420,33 +420,37 @@ cdef inline double joint_max(const double *stats, Py_ssize_t blocks) noexcept no
 
 
 cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, double t) noexcept nogil:
-    # stats[3] = exp((m_b - m) / T) * EXP_SCALE_f64
-    cdef double d[VL64]
+    # stats[3] + stats[4] = exp((m_b - m) / T) * EXP_SCALE_f64
     cdef double q[VL64]
+    cdef double lost[VL64]
+    cdef double high[VL64]
+    cdef double low[VL64]
     cdef double m, exact
-    cdef v_f64 v
-    cdef shift_f64 none = exp_shift_row_f64(0)
+    cdef v_f64 h, l
+    cdef bint is_top
     cdef Py_ssize_t b = 0, j, count
     while b < blocks:
         count = blocks - b if blocks - b < VL64 else VL64
         for j in range(count):
-            d[j] = q[j] = (stats[STATS * (b + j)] - top) / t
-        v = load_n_f64(d, count, 0)
-        store_n_f64(d, count, exp_f64(set1_f64(0), v, none, EXP_FAR))
-        for j in range(count):
             m = stats[STATS * (b + j)]
-            # what the roundings of m_b - m and of its quotient lost
             exact = m - top
+            q[j] = exact / t
+            # what the roundings of m_b - m and of its quotient lost
             exact = ((m - (exact + top) if top >= -m else (m - exact) - top) + fma(-q[j], t, exact)) / t
-            stats[STATS * (b + j) + 3] = d[j] + d[j] * exact if -1 < exact < 1 else d[j]
-            if m == top:
-                stats[STATS * (b + j) + 3] = EXP_SCALE_f64
+            lost[j] = exact if -1 < exact < 1 else 0
+        exp_lanes(load_n_f64(q, count, 0), load_n_f64(lost, count, 0), &h, &l)
+        store_n_f64(high, count, h)
+        store_n_f64(low, count, l)
+        for j in range(count):
+            is_top = stats[STATS * (b + j)] == top
+            stats[STATS * (b + j) + 3] = EXP_SCALE_f64 if is_top else high[j]
+            stats[STATS * (b + j) + 4] = 0 if is_top else low[j]
         b += count
 
 
 cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double t, double coefficient) noexcept nogil:
     # stats[3] + stats[4] becomes the factor that scale_run takes
-    cdef double total = 0, rest = 0, high, low, product, error, later = FACTOR_SCALE
+    cdef double total = 0, rest = 0, sum, high, low, product, error, later = FACTOR_SCALE
     cdef double *s
     cdef Py_ssize_t b
     if -1 < coefficient < 1:
@@ -463,9 +467,9 @@ cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double t, double
     for b in range(blocks):
         s = stats + STATS * b
         high = s[3] / EXP_SCALE_f64
-        low = s[1] + s[2] * EXP_SCALE
-        product = low * high
-        rest += fma(low, high, -product) + s[5] * high
+        two_sum(s[2] * EXP_SCALE, s[1], &sum, &error)
+        product = sum * high
+        rest += fma(sum, high, -product) + ((s[5] + error) * high + sum * (s[4] / EXP_SCALE_f64))
         two_sum(total, product, &total, &error)
         rest += error
     quotient(coefficient, total, rest, &high, &low)
@@ -474,25 +478,30 @@ cdef inline void join_softmax(double *stats, Py_ssize_t blocks, double t, double
     for b in range(blocks):
         s = stats + STATS * b
         product = s[3] * high
-        s[4] = fma(s[3], high, -product) + s[3] * low
+        s[4] = fma(s[3], high, -product) + (s[3] * low + s[4] * high)
         s[3] = product
 
 
-cdef inline void log1p_run(double *u, Py_ssize_t n) noexcept nogil:
+cdef inline void log1p_run(double *u, double *rest, Py_ssize_t n) noexcept nogil:
+    # log(1 + u + rest), in as many parts
     cdef Py_ssize_t i = 0, count
+    cdef v_f64 high, low
     while i < n:
         count = n - i if n - i < VL64 else VL64
-        store_n_f64(u + i, count, log1p_f64(load_n_f64(u + i, count, 0)))
+        log1p_lanes(load_n_f64(u + i, count, 0), load_n_f64(rest + i, count, 0), &high, &low)
+        store_n_f64(u + i, count, high)
+        store_n_f64(rest + i, count, low)
         i += VL64
 
 
-cdef inline double settle_log(double m, double u, double log_sum, bint nan) noexcept nogil:
-    # log_sum = log1p(u), but for rows whose maximum is infinite
+cdef inline void settle_log(double m, bint nan, double *log_sum, double *log_rest) noexcept nogil:
+    # of a row whose maximum is infinite
     if m == -INFINITY:
-        return NAN if isnan(u) else -INFINITY
-    if m == INFINITY:
-        return NAN if nan else 0
-    return log_sum
+        log_sum[0] = NAN if nan else -INFINITY
+        log_rest[0] = 0
+    elif m == INFINITY:
+        log_sum[0] = NAN if nan else 0
+        log_rest[0] = 0
 
 
 cdef inline void add_part(double sum, double *total, double *rest) noexcept nogil:
@@ -506,41 +515,67 @@ cdef inline double whole_sum(double total, double rest) noexcept nogil:
     return total + rest if -INFINITY < rest < INFINITY else total
 
 
-cdef inline void sum_blocks(double *stats, Py_ssize_t blocks, double t, double *top, double *above,
+cdef inline real whole_log(double m, double log_sum, double log_rest) noexcept nogil:
+    # m + log_sum + log_rest
+    cdef double total = m, rest = log_rest
+    if PAIRS:
+        add_part(log_sum, &total, &rest)
+        return <real> whole_sum(total, rest)
+    return <real> (m + log_sum)
+
+
+cdef inline void sum_above(double ties, double sum, double lost, double *above, double *rest) noexcept nogil:
+    # as above_lanes
+    cdef double part = 0
+    above[0] = ties - 1
+    if PAIRS:
+        add_part(sum / EXP_SCALE, above, &part)
+        part += lost / EXP_SCALE
+        rest[0] = part if -INFINITY < part < INFINITY else 0
+    else:
+        above[0] += sum / EXP_SCALE
+        rest[0] = 0
+
+
+cdef inline void sum_blocks(double *stats, Py_ssize_t blocks, double t, double *top, double *above, double *rest,
                             bint *nan) noexcept nogil:
-    # max(x), sum(exp((x - max) / T)) - 1, and whether x has a NaN, with stats split into ties and the rest
-    cdef double m = joint_max(stats, blocks), u = 0, rest = 0, part
+    # max(x), sum(exp((x - max) / T)) - 1, in two parts, and whether x has a NaN, with stats split into ties and others
+    cdef double m = joint_max(stats, blocks), u = 0, lost = 0, high, low, product
+    cdef double *s
     cdef bint counted = False
     cdef Py_ssize_t b
-    if blocks == 1:
-        u = (stats[2] - 1) + stats[1] / EXP_SCALE
-        nan[0] = isnan(stats[2])
-    else:
-        nan[0] = False
-        block_factors(stats, blocks, m, t)
-        for b in range(blocks):
-            part = stats[STATS * b + 2]
-            nan[0] = nan[0] or isnan(part) or (stats[STATS * b] < m and isnan(stats[STATS * b + 1]))
-            if not counted and stats[STATS * b] == m:
-                counted = True
-                part -= 1
-            add_part((part + stats[STATS * b + 1] / EXP_SCALE) * (stats[STATS * b + 3] / EXP_SCALE_f64), &u, &rest)
-        u = whole_sum(u, rest)
     top[0] = m
-    above[0] = u
+    if blocks == 1:
+        sum_above(stats[2], stats[1], stats[5], above, rest)
+        nan[0] = isnan(above[0] if m == -INFINITY else stats[2])
+        return
+    nan[0] = False
+    block_factors(stats, blocks, m, t)
+    for b in range(blocks):
+        s = stats + STATS * b
+        nan[0] = nan[0] or isnan(s[2]) or (s[0] < m and isnan(s[1]))
+        sum_above(s[2] if s[0] == m and not counted else s[2] + 1, s[1], s[5], &high, &low)
+        counted = counted or s[0] == m
+        product = high * (s[3] / EXP_SCALE_f64)
+        if PAIRS:
+            lost += fma(high, s[3] / EXP_SCALE_f64, -product) + (low * s[3] + high * s[4]) / EXP_SCALE_f64
+        add_part(product, &u, &lost)
+    above[0] = whole_sum(u, lost)
+    nan[0] = nan[0] or (m == -INFINITY and isnan(above[0]))
+    rest[0] = lost - (above[0] - u) if PAIRS and above[0] - u == above[0] - u else 0
 
 
-cdef inline void join_log(double *stats, Py_ssize_t blocks, double t, double *top, double *log_sum) noexcept nogil:
+cdef inline void join_log(double *stats, Py_ssize_t blocks, double t, double *top, double *log_sum,
+                          double *log_rest) noexcept nogil:
     # max(x) and log(sum(exp((x - max) / T)))
-    cdef double above
     cdef bint nan
-    sum_blocks(stats, blocks, t, top, &above, &nan)
-    log_sum[0] = above
-    log1p_run(log_sum, 1)
-    log_sum[0] = settle_log(top[0], above, log_sum[0], nan)
+    sum_blocks(stats, blocks, t, top, log_sum, log_rest, &nan)
+    log1p_run(log_sum, log_rest, 1)
+    settle_log(top[0], nan, log_sum, log_rest)
 
 
-cdef inline void split_log(double m, double log_sum, double inv_t, real *high, real *low) noexcept nogil:
+cdef inline void split_log(double m, double log_sum, double log_rest, double inv_t, real *high,
+                           real *low) noexcept nogil:
     # log p = (x - high) / T - low, without the cancellation of x - logsumexp(x)
     cdef double both
     if not (-INFINITY < m < INFINITY):
@@ -553,7 +588,8 @@ cdef inline void split_log(double m, double log_sum, double inv_t, real *high, r
         both = m + log_sum
         high[0] = <real> both
         both = high[0]
-        low[0] = <real> ((m - both) + log_sum if (m if m > 0 else -m) >= log_sum else (log_sum - both) + m)
+        both = (m - both) + log_sum if (m if m > 0 else -m) >= log_sum else (log_sum - both) + m
+        low[0] = <real> (both + log_rest if PAIRS else both)
 
 
 cdef inline void log_run(const void *x, void *y, Py_ssize_t n, real high, real low, real inv_t, const bint stream,

@@ -26,7 +26,8 @@ cdef struct Panel:
     bint stream
     const double *coefficient     # one a column, or NULL for 1
     double *top                   # the maximum of each column (CROSS_ENTROPY*)
-    double *log_sum               # and the logarithm of its sum
+    double *log_sum               # and the logarithm of its sum, in two parts
+    double *log_rest
 
 
 cdef struct Tile:
@@ -48,6 +49,7 @@ cdef struct Tile:
     real *p                       # the forward's output, in the derivatives
     double *top
     double *log_sum
+    double *log_rest
     double *stats                 # STATS doubles for each block of each column, where there are several
 
 
@@ -60,7 +62,7 @@ cdef inline Py_ssize_t across_of(Py_ssize_t width) noexcept nogil:
 cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged, bint derivative) noexcept nogil:
     cdef Py_ssize_t across = across_of(width), rows = n * (2 if derivative else 1) if staged else 0
     return ((8 + 2 * LANES + rows) * across * <Py_ssize_t> sizeof(real)
-            + (2 + STATS * blocks_of(n)) * across * <Py_ssize_t> sizeof(double))
+            + (3 + STATS * blocks_of(n)) * across * <Py_ssize_t> sizeof(double))
 
 
 cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
@@ -68,7 +70,8 @@ cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch
     t.far = t.tiny = False
     t.top = <double *> scratch
     t.log_sum = t.top + t.across
-    t.stats = t.log_sum + t.across
+    t.log_rest = t.log_sum + t.across
+    t.stats = t.log_rest + t.across
     t.maxima = <real *> (t.stats + STATS * blocks_of(n) * t.across)
     t.origin = t.maxima + t.across
     t.away = t.origin + t.across
@@ -454,7 +457,7 @@ cdef inline void join_columns(const Panel *s, Tile *t, const int operation) noex
         column_total(t, c, s.n, &sum, &rest)
         if split:
             tied = v_widen(t.ties + c)
-            log_lanes(sum, tied, t.log_sum + c)
+            log_lanes(sum, rest, tied, t.log_sum + c, t.log_rest + c)
             store_f64(t.top + c, v_widen(t.maxima + c))
         if operation == CROSS_ENTROPY_GRAD:
             two_sum_lanes(mul_f64(tied, set1_f64(EXP_SCALE)), sum, &sum, &tied)
@@ -473,7 +476,7 @@ cdef inline void join_columns(const Panel *s, Tile *t, const int operation) noex
 cdef inline void settle_column(const Panel *s, Tile *t, Py_ssize_t c) noexcept nogil:
     # the log of the sum of a column whose maximum is infinite
     cdef bint nan = has_nan(s.x + c, s.n, s.x_step)
-    t.log_sum[c] = settle_log(t.top[c], NAN if nan else 0, 0, nan)
+    settle_log(t.top[c], nan, t.log_sum + c, t.log_rest + c)
 
 
 # ------------------------------------------------------------------------------ columns of several blocks
@@ -502,7 +505,7 @@ cdef inline void join_stats(const Panel *s, Tile *t, const int operation) noexce
     cdef Py_ssize_t c, blocks = blocks_of(s.n)
     for c in range(s.width):
         if operation != SOFTMAX:
-            join_log(t.stats + c * blocks * STATS, blocks, s.t, t.top + c, t.log_sum + c)
+            join_log(t.stats + c * blocks * STATS, blocks, s.t, t.top + c, t.log_sum + c, t.log_rest + c)
         if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
             join_softmax(t.stats + c * blocks * STATS, blocks, s.t,
                          s.coefficient[c] if s.coefficient != NULL else 1)
@@ -532,10 +535,10 @@ cdef inline void block_shares(const Panel *s, Tile *t, Py_ssize_t b) noexcept no
 cdef inline void log_shares(const Panel *s, Tile *t) noexcept nogil:
     cdef Py_ssize_t c
     for c from 0 <= c < t.across by VL64:
-        split_log_lanes(t.top + c, t.log_sum + c, s.inv_t, t.high + c, t.low + c)
+        split_log_lanes(t.top + c, t.log_sum + c, t.log_rest + c, s.inv_t, t.high + c, t.low + c)
     for c in range(s.width):
         if not -INFINITY < t.top[c] < INFINITY:
-            split_log(t.top[c], t.log_sum[c], s.inv_t, t.high + c, t.low + c)
+            split_log(t.top[c], t.log_sum[c], t.log_rest[c], s.inv_t, t.high + c, t.low + c)
 
 
 cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t i, real *y, Py_ssize_t c,
@@ -613,6 +616,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
     if operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD:
         t.top = s.top
         t.log_sum = s.log_sum
+        t.log_rest = s.log_rest
     for b in range(blocks):
         rows = block_length(s.n, b)
         from_ = source_of(s, &t, b)
@@ -636,7 +640,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
         write_panel(s, &t, LOG_SOFTMAX)
     elif operation == LOGSUMEXP:
         for c in range(s.width):
-            s.y[c * s.y_step] = <real> (t.top[c] + t.log_sum[c])
+            s.y[c * s.y_step] = whole_log(t.top[c], t.log_sum[c], t.log_rest[c])
 
 
 cdef inline void backward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:

@@ -53,9 +53,12 @@ cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, 
     return tiny
 
 
-cdef inline void log_lanes(v_f64 sum, v_f64 ties, double *log_sum) noexcept nogil:
-    # log(ties + sum / EXP_SCALE), for finite maxima
-    store_f64(log_sum, log1p_f64(add_f64(sub_f64(ties, set1_f64(1)), mul_f64(sum, set1_f64(1 / EXP_SCALE)))))
+cdef inline void log_lanes(v_f64 sum, v_f64 rest, v_f64 ties, double *log_sum, double *log_rest) noexcept nogil:
+    # log(ties + (sum + rest) / EXP_SCALE), for finite maxima
+    above_lanes(ties, sum, rest, &sum, &rest)
+    log1p_lanes(sum, rest, &sum, &rest)
+    store_f64(log_sum, sum)
+    store_f64(log_rest, rest)
 
 
 cdef inline bint all_finite(const real *maxima, Py_ssize_t count) noexcept nogil:
@@ -67,8 +70,8 @@ cdef inline bint all_finite(const real *maxima, Py_ssize_t count) noexcept nogil
     return v_hmax(top) < INFINITY
 
 
-cdef inline void split_log_lanes(const double *maxima, const double *log_sum, double inv_t, real *high,
-                                 real *low) noexcept nogil:
+cdef inline void split_log_lanes(const double *maxima, const double *log_sum, const double *log_rest, double inv_t,
+                                 real *high, real *low) noexcept nogil:
     # for finite maxima
     cdef v_f64 m = load_f64(maxima), l = load_f64(log_sum), both
     if inv_t == 1:
@@ -77,6 +80,8 @@ cdef inline void split_log_lanes(const double *maxima, const double *log_sum, do
         both = v_widen(high)
         l = select_lt_f64(max_f64(m, sub_f64(set1_f64(0), m)), l, add_f64(sub_f64(l, both), m),
                           add_f64(sub_f64(m, both), l))
+        if PAIRS:
+            l = add_f64(l, load_f64(log_rest))
     else:
         v_narrow(high, m)
     v_narrow(low, l)

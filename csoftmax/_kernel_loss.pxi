@@ -64,17 +64,27 @@ cdef inline void prepare_loss(const Job *job, Py_ssize_t row, const real *x, Py_
     coefficient[0] = r.upstream * r.whole if r.counted else 0
 
 
-cdef inline double settle_loss(const Job *job, const LossRow *r, double m, double log_sum) noexcept nogil:
-    cdef double loss
+cdef inline double settle_loss(const Job *job, const LossRow *r, double m, double log_sum,
+                               double log_rest) noexcept nogil:
+    cdef double loss, rest, gap, lost
     if not r.counted:
         return 0
     if m == INFINITY:
         # as log_softmax, and the gradient: NaN, whichever class is the target
         return m - m
-    loss = r.whole * log_sum + r.dot
+    if not PAIRS:
+        loss = r.whole * log_sum + r.dot
+        if r.target >= 0 and r.weight != 0:
+            loss += r.weight * (m - r.at_target)
+        return loss
+    loss = r.whole * log_sum
+    rest = r.whole * log_rest
+    add_part(r.dot, &loss, &rest)
     if r.target >= 0 and r.weight != 0:
-        loss += r.weight * (m - r.at_target)
-    return loss
+        two_sum(m, -r.at_target, &gap, &lost)
+        add_part(r.weight * gap, &loss, &rest)
+        rest += r.weight * lost
+    return whole_sum(loss, rest)
 
 
 cdef void settle_gradient(const Job *job, Py_ssize_t row, const LossRow *r, double m, double log_sum, real *y,
@@ -118,24 +128,25 @@ cdef inline void keep_total(const Job *job, Py_ssize_t part, double total, doubl
 
 
 cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
-    # coefficient, maximum and log of the sum, and a LossRow for each
-    return rows * (3 + (<Py_ssize_t> sizeof(LossRow) + 7) // 8)
+    # coefficient, maximum and log of the sum, in two parts, and a LossRow for each
+    return rows * (4 + (<Py_ssize_t> sizeof(LossRow) + 7) // 8)
 
 
 cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *stats, double *per_row,
                     real *spare) noexcept nogil:
     cdef double *coefficient = per_row
-    cdef LossRow *r = <LossRow *> (per_row + 3 * s.rows)
+    cdef LossRow *r = <LossRow *> (per_row + 4 * s.rows)
     cdef double total = 0, rest = 0
     cdef Py_ssize_t i
     s.coefficient = coefficient
     s.top = per_row + s.rows
     s.log_sum = s.top + s.rows
+    s.log_rest = s.log_sum + s.rows
     for i in range(s.rows):
         prepare_loss(job, row + i, s.x + i * s.x_pitch, 1, r + i, spare, coefficient + i)
     run_strip(s, e, stats, job.operation)
     for i in range(s.rows):
-        keep_loss(job, row + i, settle_loss(job, r + i, s.top[i], s.log_sum[i]), &total, &rest)
+        keep_loss(job, row + i, settle_loss(job, r + i, s.top[i], s.log_sum[i], s.log_rest[i]), &total, &rest)
         if job.operation == CROSS_ENTROPY_GRAD:
             settle_gradient(job, row + i, r + i, s.top[i], s.log_sum[i], s.y + i * s.y_pitch, 1, spare)
     keep_total(job, row // loss_chunk(job.n), total, rest)
@@ -145,19 +156,20 @@ cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit
                        real *spare) noexcept nogil:
     cdef Py_ssize_t across = across_of(s.width)
     cdef double *coefficient = per_column
-    cdef LossRow *r = <LossRow *> (per_column + 3 * across)
+    cdef LossRow *r = <LossRow *> (per_column + 4 * across)
     cdef double total = 0, rest = 0
     cdef Py_ssize_t c
     s.coefficient = coefficient
     s.top = per_column + across
     s.log_sum = s.top + across
+    s.log_rest = s.log_sum + across
     for c in range(s.width, across):
         coefficient[c] = 1
     for c in range(s.width):
         prepare_loss(job, row + c, s.x + c, s.x_step, r + c, spare, coefficient + c)
     run_panel(s, scratch, job.operation)
     for c in range(s.width):
-        keep_loss(job, row + c, settle_loss(job, r + c, s.top[c], s.log_sum[c]), &total, &rest)
+        keep_loss(job, row + c, settle_loss(job, r + c, s.top[c], s.log_sum[c], s.log_rest[c]), &total, &rest)
         if job.operation == CROSS_ENTROPY_GRAD:
             settle_gradient(job, row + c, r + c, s.top[c], s.log_sum[c], s.y + c, s.y_step, spare)
     keep_total(job, unit, total, rest)

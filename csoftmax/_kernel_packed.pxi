@@ -93,26 +93,28 @@ cdef inline void group_exps(Group *a, Py_ssize_t n, double t, int operation) noe
 cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept nogil:
     cdef double top[VL]
     cdef double log_sum[VL]
+    cdef double log_rest[VL]
     cdef v_f64 sum, rest
     cdef bint nan
     cdef Py_ssize_t r
     for r from 0 <= r < VL by VL64:
         store_f64(top + r, v_widen(a.maxima + r))
         join_pair_lanes(a.sums + r, a.sums + VL + r, &sum, &rest)
-        log_lanes(sum, v_widen(a.ties + r), log_sum + r)
-        split_log_lanes(top + r, log_sum + r, s.inv_t, a.high + r, a.low + r)
+        log_lanes(sum, rest, v_widen(a.ties + r), log_sum + r, log_rest + r)
+        split_log_lanes(top + r, log_sum + r, log_rest + r, s.inv_t, a.high + r, a.low + r)
     if not all_finite(a.maxima, VL):
         for r in range(a.count):
             if not -INFINITY < top[r] < INFINITY:
                 nan = has_nan(s.x + (a.first + r) * s.x_pitch, s.n, 1)
-                log_sum[r] = settle_log(top[r], NAN if nan else 0, 0, nan)
-                split_log(top[r], log_sum[r], s.inv_t, a.high + r, a.low + r)
+                settle_log(top[r], nan, log_sum + r, log_rest + r)
+                split_log(top[r], log_sum[r], log_rest[r], s.inv_t, a.high + r, a.low + r)
     for r in range(a.count):
         if operation == LOGSUMEXP:
-            s.y[(a.first + r) * s.y_pitch] = <real> (top[r] + log_sum[r])
+            s.y[(a.first + r) * s.y_pitch] = whole_log(top[r], log_sum[r], log_rest[r])
         elif operation != LOG_SOFTMAX:
             s.top[a.first + r] = top[r]
             s.log_sum[a.first + r] = log_sum[r]
+            s.log_rest[a.first + r] = log_rest[r]
 
 
 cdef inline void group_factors(const Strip *s, Group *a, const bint split) noexcept nogil:

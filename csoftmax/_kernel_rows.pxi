@@ -16,7 +16,8 @@ cdef struct Strip:
     bint stream
     const double *coefficient     # one a row, or NULL for 1
     double *top                   # the maximum of each row (CROSS_ENTROPY*)
-    double *log_sum               # and the logarithm of its sum
+    double *log_sum               # and the logarithm of its sum, in two parts
+    double *log_rest
 
 
 cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
@@ -55,8 +56,9 @@ cdef struct Finished:
     # a row whose exponentials are summed
     real *e
     double *stats
-    double top                # its maximum, and the logarithm of the sum
+    double top                # its maximum, and the logarithm of the sum, in two parts
     double log_sum
+    double log_rest
 
 
 cdef inline Py_ssize_t rows_together(Py_ssize_t n) noexcept nogil:
@@ -74,16 +76,17 @@ cdef inline void finish_rows(const Strip *s, Py_ssize_t row, Py_ssize_t rows, Fi
                              const bint split) noexcept nogil:
     # what each takes is a chain of operations that wait for each other; those of several rows do not
     cdef Py_ssize_t blocks = blocks_of(s.n), r
-    cdef double above[TOGETHER_MOST]
     cdef double logs[TOGETHER_MOST]
+    cdef double rests[TOGETHER_MOST]
     cdef bint nan[TOGETHER_MOST]
     if split:
         for r in range(rows):
-            sum_blocks(f[r].stats, blocks, s.t, &f[r].top, above + r, nan + r)
-            logs[r] = above[r]
-        log1p_run(logs, rows)
+            sum_blocks(f[r].stats, blocks, s.t, &f[r].top, logs + r, rests + r, nan + r)
+        log1p_run(logs, rests, rows)
         for r in range(rows):
-            f[r].log_sum = settle_log(f[r].top, above[r], logs[r], nan[r])
+            f[r].log_sum = logs[r]
+            f[r].log_rest = rests[r]
+            settle_log(f[r].top, nan[r], &f[r].log_sum, &f[r].log_rest)
     if keep:
         for r in range(rows):
             join_softmax(f[r].stats, blocks, s.t, s.coefficient[row + r] if s.coefficient != NULL else 1)
@@ -118,9 +121,9 @@ cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, in
                            const bint split, const bint half) noexcept nogil:
     cdef real high, low
     if split and operation == LOGSUMEXP:
-        s.y[row * s.y_pitch] = <real> (f.top + f.log_sum)
+        s.y[row * s.y_pitch] = whole_log(f.top, f.log_sum, f.log_rest)
     elif split and operation == LOG_SOFTMAX:
-        split_log(f.top, f.log_sum, s.inv_t, &high, &low)
+        split_log(f.top, f.log_sum, f.log_rest, s.inv_t, &high, &low)
         if half:
             log_run_16(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, <real> s.inv_t, s.storage)
         else:
@@ -128,6 +131,7 @@ cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, in
     elif split:
         s.top[row] = f.top
         s.log_sum[row] = f.log_sum
+        s.log_rest[row] = f.log_rest
     if keep:
         write_blocks(s, row, f.e, f.stats, split, half)
 
@@ -168,7 +172,7 @@ cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_s
     cdef real high, low
     cdef char *y = y_at(s, row, b, half)
     if row >= 0 and logs:
-        split_log(f.top, f.log_sum, s.inv_t, &high, &low)
+        split_log(f.top, f.log_sum, f.log_rest, s.inv_t, &high, &low)
         behind.x = x_at(s, row, b, half)
         behind.y = y
         behind.storage = s.storage

@@ -406,7 +406,7 @@ cdef double block_dot_of(int operation, const real *g, const real *p, Py_ssize_t
 
 cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
     cdef Py_ssize_t blocks = blocks_of(job.n), b
-    cdef double m = 0, log_sum = 0, rest = 0
+    cdef double m = 0, log_sum = 0, log_rest = 0, rest = 0
     cdef real value
     if job.operation == SOFTMAX:
         join_softmax(stats, blocks, job.temperature, 1)
@@ -415,11 +415,12 @@ cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
             add_part(stats[STATS * b], &m, &rest)
         stats[0] = whole_sum(m, rest)
     else:
-        join_log(stats, blocks, job.temperature, &m, &log_sum)
+        join_log(stats, blocks, job.temperature, &m, &log_sum, &log_rest)
         stats[0] = m
         stats[1] = log_sum
+        stats[2] = log_rest
         if job.operation == LOGSUMEXP:
-            value = <real> (m + log_sum)
+            value = whole_log(m, log_sum, log_rest)
             store_run(job.y.storage, batch_at(job, &job.y, row), 0, 1, &value)
 
 
@@ -459,7 +460,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
             else:
                 scale_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
         else:
-            split_log(stats[0], stats[1], 1 / job.temperature, &high, &low)
+            split_log(stats[0], stats[1], stats[2], 1 / job.temperature, &high, &low)
             log_run(block, target, n, high, low, inv_t, job.stream, REAL)
         if not job.direct:
             scatter(job, &job.y, y, b * BLOCK, n, e)

@@ -314,6 +314,16 @@ def test_sums_of_losses_keep_their_digits(axis, reduction, rng):
         assert loss == pytest.approx(np.log(2) * (1 if reduction == "mean" else rows), rel=5e-16)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_loss_of_float64_is_rounded_about_once(axis, rng):
+    for width in (1000, 3000):
+        for x in (rng.integers(-2, 3, (400, width)).astype(float), 3 * rng.standard_normal((400, width))):
+            target, x = rng.integers(0, width, 400), x if axis else x.T
+            loss = csoftmax.cross_entropy(x, target, axis, reduction="none")
+            want, _, _ = oracle.cross_entropy(x, target, axis, reduction="none")
+            assert oracle.max_ulp(loss, want) <= 0.62, width
+
+
 def test_a_mean_whose_weights_sum_to_zero_has_no_gradient_either():
     """0 / 0, as in PyTorch; where every target is ignored the gradient is 0."""
     logits, target = np.array([[1.0, 2], [3, 0]]), np.array([0, 0])

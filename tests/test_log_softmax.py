@@ -83,6 +83,14 @@ def test_it_is_the_shift_less_the_log_of_the_sum_and_not_x_less_logsumexp(dtype)
     assert value_error(csoftmax.log_softmax(x), x) <= MAX_ULP[dtype]
 
 
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_the_logarithm_of_a_sum_is_not_rounded_before_it_is_subtracted(axis, rng):
+    for width in (1000, 3000):
+        x = rng.integers(-2, 3, (400, width)).astype(float)
+        x = x if axis else x.T
+        assert value_error(csoftmax.log_softmax(x, axis), x, axis) <= 0.77, width
+
+
 def test_errors_of_a_long_sum_of_exponentials_do_not_add_up():
     """Of numbers that repeat, every block rounds alike."""
     x = np.resize([0.0, -0.3], 1_000_003)

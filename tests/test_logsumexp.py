@@ -127,3 +127,22 @@ def test_error_does_not_grow_with_the_length_of_the_row(rng):
     assert error(csoftmax.logsumexp(x), x) <= 2
     columns = np.stack([x, x[::-1], x], axis=1)
     assert error(csoftmax.logsumexp(columns, 0), columns, 0) <= 2
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_the_logarithm_of_a_sum_is_not_rounded_before_it_is_used(axis, rng):
+    for width in (33, 130, 1000, 3000):
+        for x in (rng.integers(-2, 3, (400, width)).astype(float), 3 * rng.standard_normal((400, width))):
+            x = x if axis else x.T
+            assert oracle.max_ulp(csoftmax.logsumexp(x, axis), oracle.logsumexp(x, axis)) <= 0.62, width
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_sums_of_several_blocks_far_below_one_keep_their_digits(axis, rng):
+    """The logarithm is the sum, and the factors of the blocks are all that is rounded."""
+    x = rng.uniform(-712, -600, (100, 1536))
+    x[:, 0] = 0
+    x[:, 1:1024] = -np.inf
+    x[:, 1025:] = -np.inf
+    x = x if axis else x.T
+    assert oracle.max_ulp(csoftmax.logsumexp(x, axis), oracle.logsumexp(x, axis)) <= 0.6

@@ -25,12 +25,15 @@ enum { LANES = 16, BLOCK = 1024, SUBBLOCK = 128, SHORT = 64 };
 #define CSM_TINY_SCALE 0x1p-100
 #define v_widen widen_f32
 #define v_narrow narrow_f32
+/* a double has digits to spare for a result: what one lost need not be kept */
+enum { PAIRS = 0 };
 #else
 typedef double csm_real;
 enum { LANES = 8, BLOCK = 512, SUBBLOCK = 64, SHORT = 64 };
 #define CSM_TINY_SCALE 0x1p-960
 #define v_widen load_f64
 #define v_narrow store_f64
+enum { PAIRS = 1 };
 #endif
 
 typedef CSM_T(v) csm_vec;
@@ -189,6 +192,37 @@ CSM_INLINE void csm_quotient_lanes(v_f64 a, v_f64 b, v_f64 rest, v_f64 *hi, v_f6
 #else
     *lo = csm_finite_lanes(div_f64(sub_f64(residual_f64(a, *hi, b), mul_f64(*hi, rest)), b));
 #endif
+}
+
+/* exp(d + lost) * EXP_SCALE_f64 */
+CSM_INLINE void csm_exp_lanes(v_f64 d, v_f64 lost, v_f64 *hi, v_f64 *lo) {
+#if CSM_BITS == 32
+    const v_f64 e = exp_f64(set1_f64(0), d, exp_shift_row_f64(0), EXP_FAR);
+    *hi = add_f64(e, mul_f64(e, lost));
+    *lo = set1_f64(0);
+#else
+    exp_pair_f64(d, lost, hi, lo);
+#endif
+}
+
+/* a sum less 1, from its ties and the others' sum, times EXP_SCALE */
+CSM_INLINE void csm_above_lanes(v_f64 ties, v_f64 sum, v_f64 rest, v_f64 *hi, v_f64 *lo) {
+    const v_f64 more = sub_f64(ties, set1_f64(1)), scale = set1_f64(1 / EXP_SCALE);
+#if CSM_BITS == 32
+    (void)rest;
+    *hi = add_f64(more, mul_f64(sum, scale));
+    *lo = set1_f64(0);
+#else
+    csm_two_sum_lanes(more, mul_f64(sum, scale), hi, lo);
+    *lo = csm_finite_lanes(add_f64(*lo, mul_f64(rest, scale)));
+#endif
+}
+
+/* log(1 + u + rest) */
+CSM_INLINE void csm_log1p_lanes(v_f64 u, v_f64 rest, v_f64 *hi, v_f64 *lo) {
+    *lo = set1_f64(0);
+    *hi = log1p_f64(u, rest, lo, PAIRS);
+    if (PAIRS) *lo = csm_finite_lanes(*lo);
 }
 
 CSM_INLINE void csm_split_lanes(v_f64 hi, v_f64 lo, csm_real *high, csm_real *low) {

@@ -97,6 +97,8 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
 #define EXP_LESS_LOW_f64(a, z) sub_f64(a, csm_power_low_f64(z))
 #define EXP_ROW_LESS_LOW_f32(a, z)                                                                           \
     _mm512_permutexvar_ps(_mm512_castps_si512(z), sub_f32(a, _mm512_load_ps(csm_exp_low_f32)))
+/* a, less what product lost on p times s: nothing where p is a power of two */
+#define EXP_LESS_ROUNDING_f64(a, product, p, s) sub_f64(a, residual_f64(product, p, s))
 #define EXP_ROW_LESS_LOW_f64(a, z)                                                                           \
     _mm512_permutex2var_pd(sub_f64(a, _mm512_load_pd(csm_exp_low_f64)), _mm512_castpd_si512(z),              \
                            sub_f64(a, _mm512_load_pd(csm_exp_low_f64 + 8)))
@@ -111,6 +113,7 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
 #define EXP_LOW_f64(a, z) (a)
 #define EXP_LESS_LOW_f32(a, z) (a)
 #define EXP_LESS_LOW_f64(a, z) (a)
+#define EXP_LESS_ROUNDING_f64(a, product, p, s) (a)
 #define EXP_ROW_LESS_LOW_f32(a, z) (a)
 #define EXP_ROW_LESS_LOW_f64(a, z) (a)
 #define csm_power_f32(z) bits_shl_f32(z, 23)
@@ -178,11 +181,26 @@ CSM_HORNER(f64, double)
 CSM_EXP(f32, float)
 CSM_EXP(f64, double)
 
-/* log(1 + u) for u >= 0; inf and NaN stay */
-CSM_INLINE v_f64 log1p_f64(v_f64 u) {
+/* exp(d + lost) * EXP_SCALE = high + low, for d <= 0: some four bits of low are right */
+CSM_INLINE void exp_pair_f64(v_f64 d, v_f64 lost, v_f64 *high, v_f64 *low) {
+    const v_f64 z = fma_f64(d, set1_f64(EXP_LOG2E), set1_f64(EXP_MAGIC_f64));
+    const v_f64 k = sub_f64(z, set1_f64(EXP_MAGIC_f64));
+    const v_f64 r = fnma_f64(k, set1_f64(EXP_LN2_HI_f64), d);
+    const v_f64 f = fnma_f64(k, set1_f64(EXP_LN2_LO_f64), r);
+    const v_f64 rest = EXP_LOW_f64(add_f64(fnma_f64(k, set1_f64(EXP_LN2_LO_f64), sub_f64(r, f)), lost), z);
+    const v_f64 first = add_f64(set1_f64(1.0), f), lost_of_first = sub_f64(f, sub_f64(first, set1_f64(1.0)));
+    const v_f64 tail = fma_f64(mul_f64(f, f), EXP_H_f64(f), lost_of_first), s = add_f64(first, tail);
+    const v_f64 last = fma_f64(rest, s, sub_f64(tail, sub_f64(s, first)));
+    const v_f64 p = csm_power_f64(z), product = mul_f64(p, s);
+    *high = keep_f64(d, set1_f64(EXP_MIN_f64), product);
+    *low = keep_f64(d, set1_f64(EXP_MIN_f64), EXP_LESS_ROUNDING_f64(mul_f64(p, last), product, p, s));
+}
+
+/* log(1 + u) for u >= 0; inf and NaN stay. "pair": of u + rest, and what its rounding lost to low. */
+CSM_INLINE v_f64 log1p_f64(v_f64 u, v_f64 rest, v_f64 *low, const int pair) {
     const v_f64 one = set1_f64(1.0), two52 = set1_f64(0x1p52);
     const v_f64 s = add_f64(one, u);
-    const v_f64 lost = sub_f64(u, sub_f64(s, one));
+    const v_f64 exact = sub_f64(u, sub_f64(s, one)), lost = pair ? add_f64(exact, rest) : exact;
     /* s = 2^k m with m in [sqrt(1/2), sqrt(2)) */
     const v_f64 shifted = bits_add_f64(s, csm_pattern(0x3ff0000000000000 - 0x3fe6a09e00000000));
     const v_f64 k = sub_f64(sub_f64(bits_or_f64(bits_shr_f64(shifted, 52), two52), two52), set1_f64(1023.0));
@@ -196,9 +214,18 @@ CSM_INLINE v_f64 log1p_f64(v_f64 u) {
                                               2.857142874366239149e-01, 3.999999999940941908e-01,
                                               6.666666666666735130e-01));
     const v_f64 half = mul_f64(set1_f64(0.5), mul_f64(f, f));
-    const v_f64 low = fma_f64(k, set1_f64(EXP_LN2_LO_f64), div_f64(lost, s));
-    const v_f64 body = sub_f64(fma_f64(t, add_f64(half, r), low), half);
-    const v_f64 log = fma_f64(k, set1_f64(EXP_LN2_HI_f64), add_f64(body, f));
+    const v_f64 last = fma_f64(k, set1_f64(EXP_LN2_LO_f64), div_f64(lost, s));
+    const v_f64 body = sub_f64(fma_f64(t, add_f64(half, r), last), half);
+    v_f64 log;
+    if (pair) {
+        /* k ln2_hi is exact, and not below f unless it is 0 */
+        const v_f64 whole = mul_f64(k, set1_f64(EXP_LN2_HI_f64)), first = add_f64(whole, f);
+        const v_f64 tail = add_f64(sub_f64(f, sub_f64(first, whole)), body);
+        log = add_f64(first, tail);
+        *low = sub_f64(tail, sub_f64(log, first));
+    } else {
+        log = fma_f64(k, set1_f64(EXP_LN2_HI_f64), add_f64(body, f));
+    }
     return select_lt_f64(u, set1_f64(INFINITY), log, u);
 }
 
