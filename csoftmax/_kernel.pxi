@@ -92,6 +92,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     void exp_lanes "csm_exp_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
     void above_lanes "csm_above_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
     void log1p_lanes "csm_log1p_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    v_f64 whole_log_lanes "csm_whole_log_lanes"(v_f64, v_f64, v_f64) noexcept
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept
     void prefetch "csm_prefetch"(const void *) noexcept

@@ -425,7 +425,7 @@ cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, dou
     cdef double lost[VL64]
     cdef double high[VL64]
     cdef double low[VL64]
-    cdef double m, exact
+    cdef double m, exact, error
     cdef v_f64 h, l
     cdef bint is_top
     cdef Py_ssize_t b = 0, j, count
@@ -433,11 +433,13 @@ cdef inline void block_factors(double *stats, Py_ssize_t blocks, double top, dou
         count = blocks - b if blocks - b < VL64 else VL64
         for j in range(count):
             m = stats[STATS * (b + j)]
-            exact = m - top
-            q[j] = exact / t
+            q[j] = exact = m - top
             # what the roundings of m_b - m and of its quotient lost
-            exact = ((m - (exact + top) if top >= -m else (m - exact) - top) + fma(-q[j], t, exact)) / t
-            lost[j] = exact if -1 < exact < 1 else 0
+            error = m - (exact + top) if top >= -m else (m - exact) - top
+            if t != 1:
+                q[j] = exact / t
+                error = (error + fma(-q[j], t, exact)) / t
+            lost[j] = error if -1 < error < 1 else 0
         exp_lanes(load_n_f64(q, count, 0), load_n_f64(lost, count, 0), &h, &l)
         store_n_f64(high, count, h)
         store_n_f64(low, count, l)
@@ -530,8 +532,7 @@ cdef inline void sum_above(double ties, double sum, double lost, double *above, 
     above[0] = ties - 1
     if PAIRS:
         add_part(sum / EXP_SCALE, above, &part)
-        part += lost / EXP_SCALE
-        rest[0] = part if -INFINITY < part < INFINITY else 0
+        rest[0] = part + lost / EXP_SCALE
     else:
         above[0] += sum / EXP_SCALE
         rest[0] = 0

@@ -639,8 +639,11 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
         log_shares(s, &t)
         write_panel(s, &t, LOG_SOFTMAX)
     elif operation == LOGSUMEXP:
+        for c from 0 <= c < t.across by VL64:
+            v_narrow(t.high + c,
+                     whole_log_lanes(load_f64(t.top + c), load_f64(t.log_sum + c), load_f64(t.log_rest + c)))
         for c in range(s.width):
-            s.y[c * s.y_step] = whole_log(t.top[c], t.log_sum[c], t.log_rest[c])
+            s.y[c * s.y_step] = t.high[c]
 
 
 cdef inline void backward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:

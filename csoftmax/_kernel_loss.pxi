@@ -79,7 +79,8 @@ cdef inline double settle_loss(const Job *job, const LossRow *r, double m, doubl
         return loss
     loss = r.whole * log_sum
     rest = r.whole * log_rest
-    add_part(r.dot, &loss, &rest)
+    if r.dot != 0:
+        add_part(r.dot, &loss, &rest)
     if r.target >= 0 and r.weight != 0:
         two_sum(m, -r.at_target, &gap, &lost)
         add_part(r.weight * gap, &loss, &rest)

@@ -101,17 +101,21 @@ cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept no
         store_f64(top + r, v_widen(a.maxima + r))
         join_pair_lanes(a.sums + r, a.sums + VL + r, &sum, &rest)
         log_lanes(sum, rest, v_widen(a.ties + r), log_sum + r, log_rest + r)
-        split_log_lanes(top + r, log_sum + r, log_rest + r, s.inv_t, a.high + r, a.low + r)
+        if operation == LOG_SOFTMAX:
+            split_log_lanes(top + r, log_sum + r, log_rest + r, s.inv_t, a.high + r, a.low + r)
     if not all_finite(a.maxima, VL):
         for r in range(a.count):
             if not -INFINITY < top[r] < INFINITY:
                 nan = has_nan(s.x + (a.first + r) * s.x_pitch, s.n, 1)
                 settle_log(top[r], nan, log_sum + r, log_rest + r)
                 split_log(top[r], log_sum[r], log_rest[r], s.inv_t, a.high + r, a.low + r)
-    for r in range(a.count):
-        if operation == LOGSUMEXP:
-            s.y[(a.first + r) * s.y_pitch] = whole_log(top[r], log_sum[r], log_rest[r])
-        elif operation != LOG_SOFTMAX:
+    if operation == LOGSUMEXP:
+        for r from 0 <= r < VL by VL64:
+            v_narrow(a.high + r, whole_log_lanes(load_f64(top + r), load_f64(log_sum + r), load_f64(log_rest + r)))
+        for r in range(a.count):
+            s.y[(a.first + r) * s.y_pitch] = a.high[r]
+    elif operation != LOG_SOFTMAX:
+        for r in range(a.count):
             s.top[a.first + r] = top[r]
             s.log_sum[a.first + r] = log_sum[r]
             s.log_rest[a.first + r] = log_rest[r]

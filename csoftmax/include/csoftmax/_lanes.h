@@ -214,7 +214,7 @@ CSM_INLINE void csm_above_lanes(v_f64 ties, v_f64 sum, v_f64 rest, v_f64 *hi, v_
     *lo = set1_f64(0);
 #else
     csm_two_sum_lanes(more, mul_f64(sum, scale), hi, lo);
-    *lo = csm_finite_lanes(add_f64(*lo, mul_f64(rest, scale)));
+    *lo = add_f64(*lo, mul_f64(rest, scale));
 #endif
 }
 
@@ -222,7 +222,17 @@ CSM_INLINE void csm_above_lanes(v_f64 ties, v_f64 sum, v_f64 rest, v_f64 *hi, v_
 CSM_INLINE void csm_log1p_lanes(v_f64 u, v_f64 rest, v_f64 *hi, v_f64 *lo) {
     *lo = set1_f64(0);
     *hi = log1p_f64(u, rest, lo, PAIRS);
-    if (PAIRS) *lo = csm_finite_lanes(*lo);
+}
+
+/* m + log + rest, where what is not finite may have left a NaN in rest */
+CSM_INLINE v_f64 csm_whole_log_lanes(v_f64 m, v_f64 log, v_f64 rest) {
+#if CSM_BITS == 32
+    (void)rest;
+    return add_f64(m, log);
+#else
+    csm_two_sum_lanes(m, log, &m, &log);
+    return add_f64(m, csm_finite_lanes(add_f64(log, rest)));
+#endif
 }
 
 CSM_INLINE void csm_split_lanes(v_f64 hi, v_f64 lo, csm_real *high, csm_real *low) {
