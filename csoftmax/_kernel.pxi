@@ -86,6 +86,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     v_f64 mul_f64(v_f64, v_f64) noexcept
     v_f64 max_f64(v_f64, v_f64) noexcept
     v_f64 select_lt_f64(v_f64, v_f64, v_f64, v_f64) noexcept
+    v_f64 and_ne_f64(v_f64, v_f64, v_f64) noexcept
     v_f64 set1_f64(double) noexcept
     ctypedef struct shift_f64 "csm_shift_f64":
         pass
@@ -105,6 +106,8 @@ cdef extern from "csoftmax/_convert.h" nogil:
         REAL "CSM_STORED_REAL"              # the storage of native reals
         F16 "CSM_F16"
         BF16 "CSM_BF16"
+        I32 "CSM_I32"
+        I64 "CSM_I64"
         HALVES "CSM_HALVES"                 # 16-bit floats are loaded as vectors
     vec take "csm_take"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
     vec take_n "csm_take_n"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
