@@ -8,8 +8,8 @@
 #
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
-from libc.math cimport INFINITY, NAN, expm1, fma, isnan
-from libc.stdint cimport int64_t, uintptr_t
+from libc.math cimport INFINITY, NAN, fma, isnan
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -93,6 +93,8 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     v_f64 exp_f64(v_f64, v_f64, shift_f64, int) noexcept
     shift_f64 exp_shift_row_f64(double) noexcept
     v_f64 log1p_f64(v_f64) noexcept
+    v_f64 expm1_neg_f64(v_f64) noexcept     # exp(-l) - 1, 0 <= l <= 1
+    double hmax_f64(v_f64) noexcept
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept
     void prefetch "csm_prefetch"(const void *) noexcept

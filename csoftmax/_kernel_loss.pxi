@@ -89,8 +89,9 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
     cdef Py_ssize_t stride = row_stride(job, &job.target), i
     cdef double share = 1 - job.loss.smoothing
     cdef const double *weight = job.loss.weight
-    cdef int64_t ignore = job.loss.ignore_index, n = job.n, index
-    cdef bint ignored = False
+    cdef int64_t ignore = job.loss.ignore_index, index
+    cdef uint64_t n = job.n
+    cdef bint ignored = False, counted
     if job.target.storage == I64:
         load_indices(p, stride, l.rows, l.target, I64)
     elif job.target.storage == I32:
@@ -99,13 +100,15 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
         load_indices(p, stride, l.rows, l.target, job.target.storage)
     for i in range(l.rows):
         index = l.target[i]
-        if index != ignore and 0 <= index < n:
-            l.whole[i] = share * weight[index] if weight != NULL else share
-            l.at_target[i] = l.x[i * l.x_pitch + index * l.x_step]
-        else:
-            ignored = True
-            l.target[i] = -1
-            l.whole[i] = l.at_target[i] = 0
+        counted = index != ignore and <uint64_t> index < n
+        ignored |= not counted
+        l.target[i] = index if counted else -1
+        l.whole[i] = share if counted else 0
+        l.at_target[i] = l.x[i * l.x_pitch + (index if counted else 0) * l.x_step]
+    if weight != NULL:
+        for i in range(l.rows):
+            if l.target[i] >= 0:
+                l.whole[i] *= weight[l.target[i]]
     return ignored
 
 
@@ -183,7 +186,8 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
         loss = add_f64(loss, and_ne_f64(weight, zero, mul_f64(weight, apart)))
         # where a logit is +inf as log_softmax, and the gradient: NaN, whichever class is the target
         loss = select_lt_f64(m, set1_f64(INFINITY), loss, sub_f64(m, m))
-        store_f64(l.at_target + i, add_f64(apart, log_sum))
+        if job.operation == CROSS_ENTROPY_GRAD:
+            store_f64(l.at_target + i, add_f64(apart, log_sum))
         if each:
             v_narrow(l.each + i, loss)
         else:
@@ -203,27 +207,34 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
 cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses, real *probabilities) noexcept nogil:
     # y holds upstream * Q * p
     cdef Losses l = losses[0]
-    cdef Py_ssize_t i, c, step = l.y_step
+    cdef Py_ssize_t i, c
     cdef bint shared = shared_out(job)
-    cdef double slope
+    # where p is close to 1, p - 1 has lost its digits
+    cdef v_f64 near = set1_f64(-INFINITY if shared else 1), others, weight
+    cdef double *at_index = l.dot
     cdef real *y
+    if shared or l.ignored:
+        for i in range(l.rows):
+            y = l.y + i * l.y_pitch
+            if l.ignored and l.target[i] < 0:
+                for c in range(job.n):
+                    y[c * l.y_step] = 0
+            elif shared:
+                gather_target(job, row + i, probabilities)
+                for c in range(job.n):
+                    y[c * l.y_step] = <real> (y[c * l.y_step] - l.upstream[i] * target_share(job, probabilities, c))
+    if not job.loss.indices:
+        return
     for i in range(l.rows):
-        y = l.y + i * l.y_pitch
-        slope = l.upstream[i] * l.weight[i]
-        if l.ignored and l.target[i] < 0:
-            for c in range(job.n):
-                y[c * step] = 0
-        elif shared:
-            gather_target(job, row + i, probabilities)
-            for c in range(job.n):
-                y[c * step] = <real> (y[c * step] - l.upstream[i] * target_share(job, probabilities, c))
-            if l.target[i] >= 0:
-                y[l.target[i] * step] = <real> (y[l.target[i] * step] - slope)
-        elif l.at_target[i] < 1:
-            # p - 1 has lost its digits where p is close to 1
-            y[l.target[i] * step] = <real> (slope * expm1(-l.at_target[i]))
-        else:
-            y[l.target[i] * step] = <real> (y[l.target[i] * step] - slope)
+        at_index[i] = l.y[i * l.y_pitch + (l.target[i] if l.target[i] >= 0 else 0) * l.y_step]
+    for i from 0 <= i < l.rows by VL64:
+        others = load_f64(l.at_target + i)
+        weight = mul_f64(load_f64(l.upstream + i), load_f64(l.weight + i))
+        store_f64(at_index + i, select_lt_f64(others, near, mul_f64(weight, expm1_neg_f64(others)),
+                                              sub_f64(load_f64(at_index + i), weight)))
+    for i in range(l.rows):
+        if l.target[i] >= 0:
+            l.y[i * l.y_pitch + l.target[i] * l.y_step] = <real> at_index[i]
 
 
 cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *stats, double *per_row,
