@@ -817,29 +817,37 @@ cdef double check_indices(cnp.ndarray target, Py_ssize_t classes, object ignored
     cdef Counted counted
     cdef Walker walker
     cdef int last = target.ndim - 1, storage = storage_of(target.dtype)
-    cdef Py_ssize_t stride = 0, run = 1, left = cnp.PyArray_SIZE(target), unheard = 0
+    cdef Py_ssize_t left = cnp.PyArray_SIZE(target), length = 1, stride = 0, done = 0, unheard = 0, part
+    cdef bint fit = True
     counted.classes = classes
     counted.fits = INT64_MIN <= ignored < INT64_MAX
     counted.ignore = ignored if counted.fits else 0
     counted.weight = NULL if weight is None else <double *> cnp.PyArray_DATA(weight)
     counted.unweighted = 0
     counted.total = counted.lost = 0
+    if cnp.PyArray_IS_C_CONTIGUOUS(target):
+        length = left
+        stride = cnp.PyArray_ITEMSIZE(target)
+    elif last >= 0:
+        length = cnp.PyArray_DIM(target, last)
+        stride = cnp.PyArray_STRIDE(target, last)
     start(&walker, target)
     while left > 0:
-        if last >= 0:
-            stride = cnp.PyArray_STRIDE(target, last)
-            run = min(cnp.PyArray_DIM(target, last) - walker.place[last], LISTEN)
-        if not count_run(storage, walker.data, stride, run, &counted):
-            refuse_index(target, walker, run, &counted, ignored)
-        left -= run
-        unheard += run
+        part = min(length - done, LISTEN)
+        fit &= count_run(storage, walker.data + done * stride, stride, part, &counted)
+        left -= part
+        done += part
+        unheard += part
         if unheard >= LISTEN:
             unheard = 0
             PyErr_CheckSignals()
-        if last >= 0:
-            walker.place[last] += run - 1
-            walker.data += (run - 1) * stride
+        if done == length and left > 0:
+            done = 0
+            walker.place[last] += length - 1
+            walker.data += (length - 1) * stride
             step(&walker, target)
+    if not fit:
+        refuse_index(target, &counted, ignored)
     if counted.weight == NULL:
         return counted.unweighted
     return counted.total + counted.lost if isfinite(counted.lost) else counted.total
@@ -877,12 +885,16 @@ cdef inline bint count_stored(const int storage, const char *data, Py_ssize_t st
     return known + (0 if ignores_class else ignored) == n
 
 
-cdef int refuse_index(cnp.ndarray target, Walker walker, Py_ssize_t n, const Counted *counted, object ignored) except -1:
-    """Raises for the first of `n` targets that is neither a class nor ignored, if there is one."""
+cdef int refuse_index(cnp.ndarray target, const Counted *counted, object ignored) except -1:
+    """Raises for the first target that is neither a class nor ignored, if there is one."""
+    cdef int storage = storage_of(target.dtype)
     cdef Py_ssize_t i
     cdef long long index
-    cdef int storage = storage_of(target.dtype)
-    for i in range(n):
+    cdef Walker walker
+    start(&walker, target)
+    for i in range(cnp.PyArray_SIZE(target)):
+        if i % LISTEN == LISTEN - 1:
+            PyErr_CheckSignals()
         index = load_index(storage, walker.data)
         if not 0 <= index < counted.classes and not (counted.fits and index == counted.ignore):
             if counted.fits or target[at(&walker, target.ndim)] != ignored:
