@@ -9,8 +9,8 @@
 #
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
-from libc.math cimport INFINITY, NAN, expm1, fma, isnan
-from libc.stdint cimport int64_t, uintptr_t
+from libc.math cimport INFINITY, NAN, fma, isnan
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -88,11 +88,14 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     v_f64 mul_f64(v_f64, v_f64) noexcept
     v_f64 max_f64(v_f64, v_f64) noexcept
     v_f64 select_lt_f64(v_f64, v_f64, v_f64, v_f64) noexcept
+    v_f64 and_ne_f64(v_f64, v_f64, v_f64) noexcept
     v_f64 set1_f64(double) noexcept
     void exp_lanes "csm_exp_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
     void above_lanes "csm_above_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
     void log1p_lanes "csm_log1p_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
     v_f64 whole_log_lanes "csm_whole_log_lanes"(v_f64, v_f64, v_f64) noexcept
+    v_f64 expm1_neg_f64(v_f64) noexcept     # exp(-l) - 1, 0 <= l <= 1
+    double hmax_f64(v_f64) noexcept
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept
     void prefetch "csm_prefetch"(const void *) noexcept
@@ -106,6 +109,8 @@ cdef extern from "csoftmax/_convert.h" nogil:
         REAL "CSM_STORED_REAL"              # the storage of native reals
         F16 "CSM_F16"
         BF16 "CSM_BF16"
+        I32 "CSM_I32"
+        I64 "CSM_I64"
         HALVES "CSM_HALVES"                 # 16-bit floats are loaded as vectors
     vec take "csm_take"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
     vec take_n "csm_take_n"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept

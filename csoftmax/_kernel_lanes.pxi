@@ -29,7 +29,7 @@ cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, 
                               real *after) noexcept nogil:
     # The reals that multiply exponentials whose sum is given. True if a factor would be subnormal: then "after",
     # the multiplier of the product, is to be heeded.
-    cdef v_f64 h, l
+    cdef v_f64 h, l, zero = set1_f64(0)
     cdef double factor[VL64]
     cdef double sums[VL64]
     cdef double rests[VL64]
@@ -40,11 +40,14 @@ cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, 
     split_lanes(h, l, high, low)
     if coefficient == NULL:
         return False
+    v_narrow(after, set1_f64(1))
+    l = max_f64(h, sub_f64(zero, h))
+    if hmax_f64(select_lt_f64(l, set1_f64(TINY_SCALE), set1_f64(1), zero)) == 0:
+        return False
     store_f64(factor, h)
     store_f64(sums, sum)
     store_f64(rests, rest)
     for j in range(VL64):
-        after[j] = 1
         if is_tiny(factor[j], 1) or (factor[j] == 0 and coefficient[j] != 0):
             tiny = True
             quotient(coefficient[j] * FACTOR_SCALE, sums[j], rests[j], &exact, &lost)

@@ -2,22 +2,63 @@
 #     loss = Q logsumexp(x) - sum(q x),    d loss / d x = Q p - q.
 # Rows and columns differ only in the step between their elements.
 
-cdef struct LossRow:
-    bint counted              # not ignored
-    Py_ssize_t target         # class index; -1 for probabilities
-    double weight             # of the index
-    double whole              # Q
-    double dot                # sum(q (m - x))
-    double at_target          # x[target], read before the gradient may overwrite it
-    double upstream           # what the gradient is multiplied by
+cdef enum:
+    LOSS_ARRAYS = 11
+
+
+cdef struct Losses:
+    # of some rows; each array has a number a row, and room for whole vectors
+    const real *x
+    real *y
+    Py_ssize_t rows
+    Py_ssize_t x_pitch        # elements from row to row
+    Py_ssize_t x_step         # and from one to the next
+    Py_ssize_t y_pitch
+    Py_ssize_t y_step
+    bint ignored              # some are
+    int64_t *target           # class index; -1 for an ignored one, and for probabilities
+    double *coefficient       # upstream Q
+    double *top               # max(x)
+    double *log_sum           # in two parts
+    double *log_rest
+    double *upstream          # what the gradient is multiplied by
+    double *weight            # of the index
+    double *whole             # Q
+    double *dot               # sum(q (m - x))
+    double *at_target         # x[target], read before the gradient may overwrite it; then -log(p[target])
+    real *each                # losses that are not summed
+
+
+cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
+    return LOSS_ARRAYS * across_of(rows)
+
+
+cdef void lay_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
+    cdef Py_ssize_t across = across_of(rows)
+    l.rows = rows
+    l.target = <int64_t *> memory
+    l.coefficient = memory + across
+    l.top = l.coefficient + across
+    l.log_sum = l.top + across
+    l.log_rest = l.log_sum + across
+    l.upstream = l.log_rest + across
+    l.weight = l.upstream + across
+    l.whole = l.weight + across
+    l.dot = l.whole + across
+    l.at_target = l.dot + across
+    l.each = <real *> (l.at_target + across)
+
+
+cdef inline Py_ssize_t row_stride(const Job *job, const Operand *o) noexcept nogil:
+    # in bytes, between rows of one strip or panel
+    return o.batch[job.batch_ndim - 1] if job.batch_ndim else 0
 
 
 cdef inline double class_weight(const Job *job, Py_ssize_t c) noexcept nogil:
     return job.loss.weight[c] if job.loss.weight != NULL else 1
 
 
-cdef inline double target_share(const Job *job, const LossRow *r, const real *probabilities,
-                                Py_ssize_t c) noexcept nogil:
+cdef inline double target_share(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
     # q[c], but for the share of the index itself
     cdef double share = job.loss.smoothing / job.n
     if not job.loss.indices:
@@ -25,152 +66,223 @@ cdef inline double target_share(const Job *job, const LossRow *r, const real *pr
     return share * class_weight(job, c)
 
 
-cdef inline void prepare_loss(const Job *job, Py_ssize_t row, const real *x, Py_ssize_t step, LossRow *r,
-                              real *probabilities, double *coefficient) noexcept nogil:
-    cdef double top = -INFINITY, q, lost, whole_rest = 0, dot_rest = 0
-    cdef Py_ssize_t c
-    cdef int64_t index
-    r.counted = True
-    r.target = -1
-    r.weight = r.whole = r.dot = r.at_target = 0
-    r.upstream = job.loss.scale
-    if job.upstream.data != NULL:
-        r.upstream *= (<double *> batch_at(job, &job.upstream, row))[0]
-    if job.loss.indices:
-        index = load_index(job.target.storage, batch_at(job, &job.target, row))
-        # out of range only if somebody changed it after it was checked
-        r.counted = index != job.loss.ignore_index and 0 <= index < job.n
-        if r.counted:
-            r.target = index
-            r.weight = (1 - job.loss.smoothing) * class_weight(job, index)
-            r.at_target = x[index * step]
-            r.whole = r.weight
-    else:
-        gather(job, &job.target, batch_at(job, &job.target, row), 0, job.n, probabilities)
-    if r.counted and (job.loss.smoothing > 0 or not job.loss.indices):
-        for c in range(job.n):
-            if x[c * step] > top:
-                top = x[c * step]
-        for c in range(job.n):
-            q = target_share(job, r, probabilities, c)
-            two_sum(r.whole, q, &r.whole, &lost)
-            whole_rest += lost
-            q *= top - x[c * step]
-            two_sum(r.dot, q, &r.dot, &lost)
-            dot_rest += lost
-        r.whole += whole_rest
-        if -INFINITY < r.dot < INFINITY:
-            r.dot += dot_rest
-    coefficient[0] = r.upstream * r.whole if r.counted else 0
+cdef inline bint shared_out(const Job *job) noexcept nogil:
+    # more than one class may have a part of q
+    return job.loss.smoothing > 0 or not job.loss.indices
 
 
-cdef inline double settle_loss(const Job *job, const LossRow *r, double m, double log_sum,
-                               double log_rest) noexcept nogil:
-    cdef double loss, rest, gap, lost
-    if not r.counted:
-        return 0
-    if m == INFINITY:
-        # as log_softmax, and the gradient: NaN, whichever class is the target
-        return m - m
-    if not PAIRS:
-        loss = r.whole * log_sum + r.dot
-        if r.target >= 0 and r.weight != 0:
-            loss += r.weight * (m - r.at_target)
-        return loss
-    loss = r.whole * log_sum
-    rest = r.whole * log_rest
-    if r.dot != 0:
-        add_part(r.dot, &loss, &rest)
-    if r.target >= 0 and r.weight != 0:
-        two_sum(m, -r.at_target, &gap, &lost)
-        add_part(r.weight * gap, &loss, &rest)
-        rest += r.weight * lost
-    return whole_sum(loss, rest)
-
-
-cdef void settle_gradient(const Job *job, Py_ssize_t row, const LossRow *r, double m, double log_sum, real *y,
-                          Py_ssize_t step, real *probabilities) noexcept nogil:
-    # y holds upstream * Q * p
-    cdef double others
-    cdef Py_ssize_t c
-    if not r.counted:
-        for c in range(job.n):
-            y[c * step] = 0
-        return
+cdef void gather_target(const Job *job, Py_ssize_t row, real *probabilities) noexcept nogil:
     if not job.loss.indices:
         gather(job, &job.target, batch_at(job, &job.target, row), 0, job.n, probabilities)
-    if job.loss.smoothing > 0 or not job.loss.indices:
-        for c in range(job.n):
-            y[c * step] = <real> (y[c * step] - r.upstream * target_share(job, r, probabilities, c))
-        if r.target >= 0:
-            y[r.target * step] = <real> (y[r.target * step] - r.upstream * r.weight)
+
+
+cdef inline void load_indices(const char *p, Py_ssize_t stride, Py_ssize_t rows, int64_t *index,
+                              const int storage) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows):
+        index[i] = load_index(storage, p + i * stride)
+
+
+cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noexcept nogil:
+    # Each index is read once, and trusted only when it has been checked again: somebody may have changed it. True if
+    # some are ignored.
+    cdef Losses l = losses[0]
+    cdef const char *p = batch_at(job, &job.target, row)
+    cdef Py_ssize_t stride = row_stride(job, &job.target), i
+    cdef double share = 1 - job.loss.smoothing
+    cdef const double *weight = job.loss.weight
+    cdef int64_t ignore = job.loss.ignore_index, index
+    cdef uint64_t n = job.n
+    cdef bint ignored = False, counted
+    if job.target.storage == I64:
+        load_indices(p, stride, l.rows, l.target, I64)
+    elif job.target.storage == I32:
+        load_indices(p, stride, l.rows, l.target, I32)
+    else:
+        load_indices(p, stride, l.rows, l.target, job.target.storage)
+    for i in range(l.rows):
+        index = l.target[i]
+        counted = index != ignore and <uint64_t> index < n
+        ignored |= not counted
+        l.target[i] = index if counted else -1
+        l.whole[i] = share if counted else 0
+        l.at_target[i] = l.x[i * l.x_pitch + (index if counted else 0) * l.x_step]
+    if weight != NULL:
+        for i in range(l.rows):
+            if l.target[i] >= 0:
+                l.whole[i] *= weight[l.target[i]]
+    return ignored
+
+
+cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *probabilities, double *whole,
+                    double *dot) noexcept nogil:
+    cdef double top = -INFINITY, q, lost, whole_rest = 0, dot_rest = 0
+    cdef Py_ssize_t c
+    for c in range(job.n):
+        if x[c * step] > top:
+            top = x[c * step]
+    for c in range(job.n):
+        q = target_share(job, probabilities, c)
+        two_sum(whole[0], q, whole, &lost)
+        whole_rest += lost
+        q *= top - x[c * step]
+        two_sum(dot[0], q, dot, &lost)
+        dot_rest += lost
+    whole[0] += whole_rest
+    if -INFINITY < dot[0] < INFINITY:
+        dot[0] += dot_rest
+
+
+cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *probabilities) noexcept nogil:
+    cdef Losses l = losses[0]
+    cdef const char *upstream
+    cdef Py_ssize_t stride = row_stride(job, &job.upstream), across = across_of(l.rows), i
+    cdef double scale = job.loss.scale
+    losses.ignored = False
+    for i in range(l.rows):
+        l.upstream[i] = scale
+    if job.upstream.data != NULL:
+        upstream = batch_at(job, &job.upstream, row)
+        for i in range(l.rows):
+            l.upstream[i] *= (<const double *> (upstream + i * stride))[0]
+    if job.loss.indices:
+        losses.ignored = find_targets(job, row, losses)
+    else:
+        for i in range(l.rows):
+            l.target[i] = -1
+            l.whole[i] = l.at_target[i] = 0
+    for i in range(l.rows, across):
+        l.whole[i] = l.at_target[i] = l.upstream[i] = 0
+    for i in range(across):
+        l.weight[i] = l.whole[i]
+    for i in range(across):
+        l.dot[i] = 0
+    if shared_out(job):
+        for i in range(l.rows):
+            if l.target[i] >= 0 or not job.loss.indices:
+                gather_target(job, row + i, probabilities)
+                share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, l.whole + i, l.dot + i)
+    for i in range(across):
+        l.coefficient[i] = l.upstream[i] * l.whole[i]
+
+
+cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
+    cdef Losses l = losses[0]
+    cdef v_f64 zero = set1_f64(0), total = zero, rest = zero, m, apart, log_sum, log_rest, weight, loss, part, lost
+    cdef bint each = job.row_loss.data != NULL
+    cdef double totals[VL64]
+    cdef double rests[VL64]
+    cdef Py_ssize_t i
+    if l.ignored:
+        for i in range(l.rows):
+            if l.target[i] < 0:
+                l.top[i] = l.log_sum[i] = l.log_rest[i] = 0
+    for i in range(l.rows, (l.rows + VL64 - 1) // VL64 * VL64):
+        l.top[i] = l.log_sum[i] = l.log_rest[i] = 0
+    for i from 0 <= i < l.rows by VL64:
+        m = load_f64(l.top + i)
+        log_sum = load_f64(l.log_sum + i)
+        weight = load_f64(l.weight + i)
+        loss = mul_f64(load_f64(l.whole + i), log_sum)
+        if PAIRS:
+            log_rest = mul_f64(load_f64(l.whole + i), load_f64(l.log_rest + i))
+            two_sum_lanes(m, sub_f64(zero, load_f64(l.at_target + i)), &apart, &lost)
+            log_rest = add_f64(log_rest, mul_f64(weight, lost))
+            two_sum_lanes(loss, load_f64(l.dot + i), &loss, &lost)
+            part = and_ne_f64(weight, zero, mul_f64(weight, apart))
+            loss = whole_log_lanes(loss, part, add_f64(log_rest, lost))
+        else:
+            apart = sub_f64(m, load_f64(l.at_target + i))
+            loss = add_f64(loss, load_f64(l.dot + i))
+            loss = add_f64(loss, and_ne_f64(weight, zero, mul_f64(weight, apart)))
+        # where a logit is +inf as log_softmax, and the gradient: NaN, whichever class is the target
+        loss = select_lt_f64(m, set1_f64(INFINITY), loss, sub_f64(m, m))
+        if job.operation == CROSS_ENTROPY_GRAD:
+            store_f64(l.at_target + i, add_f64(apart, log_sum))
+        if each:
+            v_narrow(l.each + i, loss)
+        else:
+            two_sum_lanes(total, loss, &total, &lost)
+            rest = add_f64(rest, lost)
+    if each:
+        store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), row_stride(job, &job.row_loss), l.rows,
+                  l.each)
         return
-    # p - 1 has lost its digits where p is close to 1
-    others = m - r.at_target + log_sum
-    if others < 1:
-        y[r.target * step] = <real> (r.upstream * r.weight * expm1(-others))
-    else:
-        y[r.target * step] = <real> (y[r.target * step] - r.upstream * r.weight)
+    store_f64(totals, total)
+    store_f64(rests, rest)
+    for i in range(VL64):
+        add_part(totals[i], &job.partial[2 * part], &job.partial[2 * part + 1])
+        job.partial[2 * part + 1] += rests[i]
 
 
-cdef inline void keep_loss(const Job *job, Py_ssize_t row, double loss, double *total, double *rest) noexcept nogil:
-    cdef real value = <real> loss
-    if job.row_loss.data != NULL:
-        store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), 0, 1, &value)
-    else:
-        add_part(loss, total, rest)
-
-
-cdef inline void keep_total(const Job *job, Py_ssize_t part, double total, double rest) noexcept nogil:
-    # of some of a part's rows
-    if job.row_loss.data == NULL:
-        add_part(total, &job.partial[2 * part], &job.partial[2 * part + 1])
-        job.partial[2 * part + 1] += rest
-
-
-cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
-    # coefficient, maximum and log of the sum, in two parts, and a LossRow for each
-    return rows * (4 + (<Py_ssize_t> sizeof(LossRow) + 7) // 8)
+cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses, real *probabilities) noexcept nogil:
+    # y holds upstream * Q * p
+    cdef Losses l = losses[0]
+    cdef Py_ssize_t i, c
+    cdef bint shared = shared_out(job)
+    # where p is close to 1, p - 1 has lost its digits
+    cdef v_f64 near = set1_f64(-INFINITY if shared else 1), others, weight
+    cdef double *at_index = l.dot
+    cdef real *y
+    if shared or l.ignored:
+        for i in range(l.rows):
+            y = l.y + i * l.y_pitch
+            if l.ignored and l.target[i] < 0:
+                for c in range(job.n):
+                    y[c * l.y_step] = 0
+            elif shared:
+                gather_target(job, row + i, probabilities)
+                for c in range(job.n):
+                    y[c * l.y_step] = <real> (y[c * l.y_step] - l.upstream[i] * target_share(job, probabilities, c))
+    if not job.loss.indices:
+        return
+    for i in range(l.rows):
+        at_index[i] = l.y[i * l.y_pitch + (l.target[i] if l.target[i] >= 0 else 0) * l.y_step]
+    for i from 0 <= i < l.rows by VL64:
+        others = load_f64(l.at_target + i)
+        weight = mul_f64(load_f64(l.upstream + i), load_f64(l.weight + i))
+        store_f64(at_index + i, select_lt_f64(others, near, mul_f64(weight, expm1_neg_f64(others)),
+                                              sub_f64(load_f64(at_index + i), weight)))
+    for i in range(l.rows):
+        if l.target[i] >= 0:
+            l.y[i * l.y_pitch + l.target[i] * l.y_step] = <real> at_index[i]
 
 
 cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *stats, double *per_row,
                     real *spare) noexcept nogil:
-    cdef double *coefficient = per_row
-    cdef LossRow *r = <LossRow *> (per_row + 4 * s.rows)
-    cdef double total = 0, rest = 0
-    cdef Py_ssize_t i
-    s.coefficient = coefficient
-    s.top = per_row + s.rows
-    s.log_sum = s.top + s.rows
-    s.log_rest = s.log_sum + s.rows
-    for i in range(s.rows):
-        prepare_loss(job, row + i, s.x + i * s.x_pitch, 1, r + i, spare, coefficient + i)
+    cdef Losses l
+    lay_losses(&l, s.rows, per_row)
+    l.x = s.x
+    l.y = s.y
+    l.x_pitch = s.x_pitch
+    l.y_pitch = s.y_pitch
+    l.x_step = l.y_step = 1
+    s.coefficient = l.coefficient
+    s.top = l.top
+    s.log_sum = l.log_sum
+    s.log_rest = l.log_rest
+    prepare_losses(job, row, &l, spare)
     run_strip(s, e, stats, job.operation)
-    for i in range(s.rows):
-        keep_loss(job, row + i, settle_loss(job, r + i, s.top[i], s.log_sum[i], s.log_rest[i]), &total, &rest)
-        if job.operation == CROSS_ENTROPY_GRAD:
-            settle_gradient(job, row + i, r + i, s.top[i], s.log_sum[i], s.y + i * s.y_pitch, 1, spare)
-    keep_total(job, row // loss_chunk(job.n), total, rest)
+    settle_losses(job, row, row // loss_chunk(job.n), &l)
+    if job.operation == CROSS_ENTROPY_GRAD:
+        settle_gradients(job, row, &l, spare)
 
 
 cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit, char *scratch, double *per_column,
                        real *spare) noexcept nogil:
-    cdef Py_ssize_t across = across_of(s.width)
-    cdef double *coefficient = per_column
-    cdef LossRow *r = <LossRow *> (per_column + 4 * across)
-    cdef double total = 0, rest = 0
-    cdef Py_ssize_t c
-    s.coefficient = coefficient
-    s.top = per_column + across
-    s.log_sum = s.top + across
-    s.log_rest = s.log_sum + across
-    for c in range(s.width, across):
-        coefficient[c] = 1
-    for c in range(s.width):
-        prepare_loss(job, row + c, s.x + c, s.x_step, r + c, spare, coefficient + c)
+    cdef Losses l
+    lay_losses(&l, s.width, per_column)
+    l.x = s.x
+    l.y = s.y
+    l.x_step = s.x_step
+    l.y_step = s.y_step
+    l.x_pitch = l.y_pitch = 1
+    s.coefficient = l.coefficient
+    s.top = l.top
+    s.log_sum = l.log_sum
+    s.log_rest = l.log_rest
+    prepare_losses(job, row, &l, spare)
     run_panel(s, scratch, job.operation)
-    for c in range(s.width):
-        keep_loss(job, row + c, settle_loss(job, r + c, s.top[c], s.log_sum[c], s.log_rest[c]), &total, &rest)
-        if job.operation == CROSS_ENTROPY_GRAD:
-            settle_gradient(job, row + c, r + c, s.top[c], s.log_sum[c], s.y + c, s.y_step, spare)
-    keep_total(job, unit, total, rest)
+    settle_losses(job, row, unit, &l)
+    if job.operation == CROSS_ENTROPY_GRAD:
+        settle_gradients(job, row, &l, spare)

@@ -91,9 +91,14 @@ cdef inline void group_exps(Group *a, Py_ssize_t n, double t, int operation) noe
 
 
 cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept nogil:
-    cdef double top[VL]
-    cdef double log_sum[VL]
-    cdef double log_rest[VL]
+    cdef double tops[VL]
+    cdef double logs[VL]
+    cdef double rests[VL]
+    cdef bint loss = operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
+    # those of a loss have room for whole vectors
+    cdef double *top = s.top + a.first if loss else tops
+    cdef double *log_sum = s.log_sum + a.first if loss else logs
+    cdef double *log_rest = s.log_rest + a.first if loss else rests
     cdef v_f64 sum, rest
     cdef bint nan
     cdef Py_ssize_t r
@@ -114,20 +119,12 @@ cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept no
             v_narrow(a.high + r, whole_log_lanes(load_f64(top + r), load_f64(log_sum + r), load_f64(log_rest + r)))
         for r in range(a.count):
             s.y[(a.first + r) * s.y_pitch] = a.high[r]
-    elif operation != LOG_SOFTMAX:
-        for r in range(a.count):
-            s.top[a.first + r] = top[r]
-            s.log_sum[a.first + r] = log_sum[r]
-            s.log_rest[a.first + r] = log_rest[r]
 
 
 cdef inline void group_factors(const Strip *s, Group *a, const bint split) noexcept nogil:
-    cdef double coefficient[VL]
+    cdef const double *coefficient = s.coefficient + a.first if split else NULL
     cdef v_f64 sum, rest, tied
     cdef Py_ssize_t r
-    if split:
-        for r in range(VL):
-            coefficient[r] = s.coefficient[a.first + r] if r < a.count else 1
     for r from 0 <= r < VL by VL64:
         join_pair_lanes(a.sums + r, a.sums + VL + r, &sum, &rest)
         if split:

@@ -127,6 +127,11 @@ cdef inline Py_ssize_t exp_reals(const Job *job) noexcept nogil:
     return in_flight(n, job.rows) * padded(n) if n > SHORT else groups_of(n) * VL * padded(n)
 
 
+cdef inline Py_ssize_t loss_room(const Job *job) noexcept nogil:
+    # rows whose losses are prepared together, at most
+    return job.rows if job.rows < LOSS_CHUNK else LOSS_CHUNK
+
+
 cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
     cdef Py_ssize_t reals = exp_reals(job)
     cdef Py_ssize_t doubles = in_flight(job.n, job.rows) * blocks_of(job.n) * STATS
@@ -134,7 +139,7 @@ cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
         reals += 2 * BLOCK if storage_of(job) != REAL else 2 * (stage_rows(job) * job.n + LANES)
         doubles += LOSS_CHUNK
     if is_loss(job.operation):
-        doubles += loss_doubles(LOSS_CHUNK)
+        doubles += loss_doubles(loss_room(job))
         reals += padded(job.n)
     return (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64 + reals * <Py_ssize_t> sizeof(real)
 
@@ -144,11 +149,12 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef Py_ssize_t last = job.batch_ndim - 1, n = job.n, limit, row = begin, r, kept_bytes
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real) if storage_of(job) == REAL else 2
     cdef bint loss = is_loss(job.operation)
+    cdef Py_ssize_t losses = loss_doubles(loss_room(job)) if loss else 0
     cdef Strip s
     cdef double *stats = <double *> scratch
     cdef double *per_row = stats + in_flight(n, job.rows) * blocks_of(n) * STATS
-    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + (loss_doubles(LOSS_CHUNK) if loss else 0))
-    cdef Py_ssize_t doubles = (in_flight(n, job.rows) * blocks_of(n) * STATS + (loss_doubles(LOSS_CHUNK) if loss else 0)
+    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + losses)
+    cdef Py_ssize_t doubles = (in_flight(n, job.rows) * blocks_of(n) * STATS + losses
                                + (0 if job.direct else LOSS_CHUNK))
     cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
     cdef real *spare = e + exp_reals(job)

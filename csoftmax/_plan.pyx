@@ -802,33 +802,105 @@ cdef cnp.ndarray new_losses(cnp.ndarray a, int class_axis, int type_num):
     return cnp.PyArray_ZEROS(a.ndim - 1, shape, type_num, 0)
 
 
+cdef struct Counted:
+    Py_ssize_t classes
+    bint fits                         # ignore_index does, and can be told from what load_index returns for larger ones
+    long long ignore
+    const double *weight
+    Py_ssize_t unweighted             # how many targets count
+    double total                      # of their weights, and what its roundings lost
+    double lost
+
+
 cdef double check_indices(cnp.ndarray target, Py_ssize_t classes, object ignored, cnp.ndarray weight) except? -1:
     """The weight of the targets that count; `IndexError` for the first that is neither a class nor ignored."""
-    cdef Py_ssize_t i, unweighted = 0
-    cdef bint fits = INT64_MIN <= ignored < INT64_MAX     # as which load_index returns all that is larger
-    cdef long long index, ignore = ignored if fits else 0
-    cdef double total = 0, lost = 0, error
-    cdef double *w = NULL if weight is None else <double *> cnp.PyArray_DATA(weight)
+    cdef Counted counted
+    cdef Walker walker
+    cdef int last = target.ndim - 1, storage = storage_of(target.dtype)
+    cdef Py_ssize_t left = cnp.PyArray_SIZE(target), length = 1, stride = 0, done = 0, unheard = 0, part
+    cdef bint fit = True
+    counted.classes = classes
+    counted.fits = INT64_MIN <= ignored < INT64_MAX
+    counted.ignore = ignored if counted.fits else 0
+    counted.weight = NULL if weight is None else <double *> cnp.PyArray_DATA(weight)
+    counted.unweighted = 0
+    counted.total = counted.lost = 0
+    if cnp.PyArray_IS_C_CONTIGUOUS(target):
+        length = left
+        stride = cnp.PyArray_ITEMSIZE(target)
+    elif last >= 0:
+        length = cnp.PyArray_DIM(target, last)
+        stride = cnp.PyArray_STRIDE(target, last)
+    start(&walker, target)
+    while left > 0:
+        part = min(length - done, LISTEN)
+        fit &= count_run(storage, walker.data + done * stride, stride, part, &counted)
+        left -= part
+        done += part
+        unheard += part
+        if unheard >= LISTEN:
+            unheard = 0
+            PyErr_CheckSignals()
+        if done == length and left > 0:
+            done = 0
+            walker.place[last] += length - 1
+            walker.data += (length - 1) * stride
+            step(&walker, target)
+    if not fit:
+        refuse_index(target, &counted, ignored)
+    if counted.weight == NULL:
+        return counted.unweighted
+    return counted.total + counted.lost if isfinite(counted.lost) else counted.total
+
+
+cdef bint count_run(int storage, const char *data, Py_ssize_t stride, Py_ssize_t n, Counted *counted) noexcept:
+    """Counts targets at one stride. False if one of them is neither a class nor ignored as an int64."""
+    if storage == CSM_I64:
+        return count_stored(CSM_I64, data, stride, n, counted)
+    if storage == CSM_I32:
+        return count_stored(CSM_I32, data, stride, n, counted)
+    return count_stored(storage, data, stride, n, counted)
+
+
+cdef inline bint count_stored(const int storage, const char *data, Py_ssize_t stride, Py_ssize_t n,
+                              Counted *counted) noexcept:
+    cdef unsigned long long classes = counted.classes
+    cdef long long index, ignore = counted.ignore
+    cdef Py_ssize_t known = 0, ignored = 0, i
+    cdef bint ignores_class = counted.fits and <unsigned long long> ignore < classes
+    cdef double error
+    for i in range(n):
+        index = load_index(storage, data + i * stride)
+        known += <unsigned long long> index < classes
+        ignored += index == ignore
+    if not counted.fits:
+        ignored = 0
+    counted.unweighted += known - ignored if ignores_class else known
+    if counted.weight != NULL:
+        for i in range(n):
+            index = load_index(storage, data + i * stride)
+            if <unsigned long long> index < classes and not (ignores_class and index == ignore):
+                two_sum(counted.total, counted.weight[index], &counted.total, &error)
+                counted.lost += error
+    return known + (0 if ignores_class else ignored) == n
+
+
+cdef int refuse_index(cnp.ndarray target, const Counted *counted, object ignored) except -1:
+    """Raises for the first target that is neither a class nor ignored, if there is one."""
     cdef int storage = storage_of(target.dtype)
+    cdef Py_ssize_t i
+    cdef long long index
     cdef Walker walker
     start(&walker, target)
     for i in range(cnp.PyArray_SIZE(target)):
         if i % LISTEN == LISTEN - 1:
             PyErr_CheckSignals()
         index = load_index(storage, walker.data)
-        if not fits or index != ignore:
-            if 0 <= index < classes:
-                if w == NULL:
-                    unweighted += 1
-                else:
-                    two_sum(total, w[index], &total, &error)
-                    lost += error
-            elif fits or target[at(&walker, target.ndim)] != ignored:
-                raise no_class(target[at(&walker, target.ndim)], at(&walker, target.ndim), classes, ignored)
+        if not 0 <= index < counted.classes and not (counted.fits and index == counted.ignore):
+            if counted.fits or target[at(&walker, target.ndim)] != ignored:
+                raise no_class(target[at(&walker, target.ndim)], at(&walker, target.ndim), counted.classes, ignored)
         step(&walker, target)
-    if w == NULL:
-        return unweighted
-    return total + lost if isfinite(lost) else total
+    return 0
 
 
 cdef struct Walker:

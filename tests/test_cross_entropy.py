@@ -1,6 +1,8 @@
 """cross_entropy and cross_entropy_with_grad: the product of their options against the oracle; their edges."""
 
+import contextlib
 import itertools
+import threading
 
 import numpy as np
 import oracle
@@ -333,3 +335,102 @@ def test_a_mean_whose_weights_sum_to_zero_has_no_gradient_either():
     loss, grad = csoftmax.cross_entropy_with_grad(logits, target, ignore_index=0)
     assert np.isnan(loss)
     assert (grad == 0).all()
+
+
+def losses_and_gradients(logits, target, axis=-1, **options):
+    """Both results of every reduction, as bytes."""
+    pairs = [csoftmax.cross_entropy_with_grad(logits, target, axis, reduction=r, **options) for r in REDUCTIONS]
+    return [np.asarray(result).tobytes() for pair in pairs for result in pair]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_losses_around_the_ends_of_vectors_groups_and_chunks(dtype, axis, rng):
+    for width, rows in itertools.product((3, 10, 33, 70), (1, 3, 4, 7, 8, 9, 15, 17, 64, 127, 255, 256, 257, 300, 513)):
+        shape = (rows, width) if axis else (width, rows)
+        logits = exact_differences(rng, shape, dtype)
+        for ignored, reduction in itertools.product((None, -100), ("none", "mean")):
+            options = {"reduction": reduction} if ignored is None else {"reduction": reduction, "ignore_index": ignored}
+            target = index_target(rng, shape, axis, ignored)
+            target.flat[0] = 1
+            check(logits, target, axis, **options)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_ignored_row_changes_no_bit_of_the_others(dtype, axis, rng):
+    for rows, place in ((5, 0), (40, 17), (300, 255), (300, 256), (600, 599)):
+        logits = exact_differences(rng, (rows, 10), dtype)
+        logits[place] = rng.choice([np.nan, np.inf, -np.inf, 1], 10)
+        target = rng.integers(0, 10, rows)
+        turned = logits if axis else logits.T.copy()
+        loss, grad = csoftmax.cross_entropy_with_grad(turned, target, axis, reduction="none")
+        target[place] = -100
+        less, less_grad = csoftmax.cross_entropy_with_grad(turned, target, axis, reduction="none")
+        grad, less_grad = (grad, less_grad) if axis else (grad.T, less_grad.T)
+        others = np.arange(rows) != place
+        assert loss[others].tobytes() == less[others].tobytes()
+        assert grad[others].tobytes() == less_grad[others].tobytes()
+        assert less[place] == 0
+        assert not less_grad[place].any()
+        total = csoftmax.cross_entropy(turned, target, axis, reduction="sum")
+        assert oracle.max_ulp(total, oracle.wide(less).sum()) <= 2 * rows
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_options_that_change_nothing_change_no_bit(dtype, axis, rng):
+    """Weights of one, a gradient of one, an ignored index that no target has, targets of any type and stride."""
+    for rows in (3, 50, 700):
+        shape = (rows, 10) if axis else (10, rows)
+        logits = exact_differences(rng, shape, dtype)
+        target = rng.integers(0, 10, rows)
+        want = losses_and_gradients(logits, target, axis)
+        assert losses_and_gradients(logits, target, axis, weight=np.ones(10)) == want
+        assert losses_and_gradients(logits, target, axis, ignore_index=2**70) == want
+        assert losses_and_gradients(logits, target, axis, ignore_index=-1) == want
+        for integer in ("i1", "u1", "i4", ">i4", ">i8", "u8"):
+            assert losses_and_gradients(logits, target.astype(integer), axis) == want, integer
+        for spread in (np.repeat(target, 3)[::3], target[::-1].copy()[::-1], np.repeat(target.astype("i4"), 2)[::2]):
+            assert losses_and_gradients(logits, spread, axis) == want
+        _, grad = csoftmax.cross_entropy_with_grad(logits, target, axis, reduction="none")
+        _, given = csoftmax.cross_entropy_with_grad(
+            logits, target, axis, reduction="none", grad_output=np.ones(rows)
+        )
+        assert grad.tobytes() == given.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gradients_at_the_target_keep_their_digits_where_it_is_almost_certain(dtype, axis):
+    """p - 1 = -1 / (1 + exp(d)), from p = 1/2 to where it is as good as 1."""
+    difference = np.arange(0, 64, 1 / 64)
+    logits = np.stack([difference, np.zeros_like(difference)], -1).astype(dtype)
+    want = -1 / (1 + np.exp(oracle.wide(difference)))
+    target = np.zeros(len(difference), int)
+    _, grad = csoftmax.cross_entropy_with_grad(logits if axis else logits.T.copy(), target, axis, reduction="sum")
+    assert oracle.max_ulp((grad if axis else grad.T)[:, 0], want) <= 2
+
+
+def test_targets_that_change_during_the_call_are_never_read_out_of_bounds():
+    """Whatever another thread writes there: a loss, or an IndexError, but no access outside the logits."""
+    logits = np.zeros((200000, 3), "f")
+    target = np.zeros(200000, int)
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            target[:] = 2**50
+            target[:] = 0
+
+    other = threading.Thread(target=change)
+    other.start()
+    try:
+        for _ in range(30):
+            with contextlib.suppress(IndexError):
+                loss, grad = csoftmax.cross_entropy_with_grad(logits, target, reduction="sum")
+                assert np.isfinite(loss)
+                assert np.isfinite(grad).all()
+    finally:
+        done.set()
+        other.join()

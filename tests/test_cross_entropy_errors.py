@@ -1,5 +1,6 @@
 """What cross_entropy refuses, with which words, and that nothing is written then."""
 
+import itertools
 import re
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_index_out_of_range_far_into_a_large_batch():
     for count in (1, 3):
         with csoftmax.threads(count):
             refused(IndexError, naming("3", "40001"), logits, target)
+
+
+@pytest.mark.parametrize("integer", ["i1", "u1", "i2", "i4", ">i4", "i8", ">i8"])
+@pytest.mark.parametrize("place", [0, 1, 255, 256, 600])
+def test_one_bad_index_among_many_is_found_wherever_it_stands(integer, place):
+    logits = np.zeros((601, 3))
+    for bad, strided, ignored in itertools.product((3, -2), (False, True), (-1, 2**70)):
+        if bad < 0 and "u" in integer:
+            continue
+        memory = np.zeros(1202, integer)
+        target = memory[::2] if strided else memory[:601]
+        if ignored == -1 and "u" not in integer:
+            target[::7] = -1
+        target[place] = bad
+        refused(IndexError, naming(str(bad), str(place)), logits, target, ignore_index=ignored)
 
 
 def test_unsigned_index_that_wraps_is_still_out_of_range():

@@ -229,4 +229,13 @@ CSM_INLINE v_f64 log1p_f64(v_f64 u, v_f64 rest, v_f64 *low, const int pair) {
     return select_lt_f64(u, set1_f64(INFINITY), log, u);
 }
 
+/* exp(-l) - 1 for 0 <= l <= 1 */
+CSM_INLINE v_f64 expm1_neg_f64(v_f64 l) {
+    const v_f64 h = CSM_HORNER_f64(l, 12, -1.0509453754979482e-10, 1.952715306431462e-09, -2.4856214837612005e-08,
+                                   2.753900275371731e-07, -2.7556179049708925e-06, 2.4801539739718985e-05,
+                                   -1.984126853148021e-04, 1.3888888865978557e-03, -8.333333333096557e-03,
+                                   4.166666666665401e-02, -1.666666666666664e-01, 0.5);
+    return fma_f64(mul_f64(l, h), l, sub_f64(set1_f64(0.0), l));
+}
+
 #endif /* CSOFTMAX_VEXP_H */
