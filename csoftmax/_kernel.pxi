@@ -27,7 +27,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     ctypedef struct v_f64:
         pass
     enum:
-        VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, STEP, FUSED, VL64
+        VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, PLAIN, STEP, FUSED, VL64
         EXP_ROW, EXP_LANES, EXP_FAR
         PAIRS
     const double EXP_SCALE
@@ -100,6 +100,23 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     void stream_fence "csm_stream_fence"() noexcept
     void prefetch "csm_prefetch"(const void *) noexcept
     void prefetch_write "csm_prefetch_write"(const void *) noexcept
+
+cdef extern from "csoftmax/_dot.h" nogil:
+    ctypedef struct dot_t "csm_dot":        # accumulators of a dot product
+        pass
+    dot_t dot_zero "csm_dot_zero"() noexcept
+    dot_t dot_mul_at "csm_dot_mul_at"(dot_t, const real *, const real *) noexcept
+    dot_t dot_mul "csm_dot_mul"(dot_t, vec, vec) noexcept
+    dot_t dot_first "csm_dot_first"(vec, vec) noexcept
+    dot_t dot_plus "csm_dot_plus"(dot_t, vec) noexcept
+    dot_t dot_join "csm_dot_join"(dot_t, dot_t) noexcept
+    void dot_store "csm_dot_store"(double *, Py_ssize_t rows, Py_ssize_t across, dot_t) noexcept
+    dot_t dot_load "csm_dot_load"(const double *, Py_ssize_t rows, Py_ssize_t across) noexcept
+    void dot_columns "csm_dot_columns"(const double *, Py_ssize_t rows, Py_ssize_t across, int count, v_f64 *,
+                                       v_f64 *) noexcept
+    void dot_split_lanes "csm_dot_split_lanes"(v_f64, v_f64, double, real *, real *) noexcept
+    void dot_row "csm_dot_row"(dot_t, double *, double *) noexcept
+    void dot_rows "csm_dot_rows"(const dot_t *, double, real *, real *) noexcept
 
 cdef extern from "csoftmax/_convert.h" nogil:
     void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept

@@ -32,7 +32,8 @@ cdef struct Panel:
 
 cdef struct Tile:
     # scratch, in rows of whole vectors
-    Py_ssize_t across             # columns, padded
+    Py_ssize_t columns            # in whole vectors
+    Py_ssize_t across             # from row to row
     bint far                      # some column needs the far reduction
     bint tiny                     # some column needs "after"
     real *maxima                  # of a block, one a column; what shift_lanes makes of them follows
@@ -47,15 +48,20 @@ cdef struct Tile:
     real *ties
     real *e                       # logits, then exponentials; or the incoming gradient
     real *p                       # the forward's output, in the derivatives
+    double *dots                  # the dot products' accumulators, in place of total and ties
     double *top
     double *log_sum
     double *log_rest
     double *stats                 # STATS doubles for each block of each column, where there are several
 
 
+cdef inline Py_ssize_t columns_of(Py_ssize_t width) noexcept nogil:
+    return (width + VL - 1) // VL * VL
+
+
 cdef inline Py_ssize_t across_of(Py_ssize_t width) noexcept nogil:
-    # whole vectors; and not so many that the rows of a tile would compete for the same lines of the cache
-    cdef Py_ssize_t across = (width + VL - 1) // VL * VL
+    # not so many that the rows of a tile would compete for the same lines of the cache
+    cdef Py_ssize_t across = columns_of(width)
     return across + VL if across * <Py_ssize_t> sizeof(real) % 1024 == 0 else across
 
 
@@ -66,6 +72,7 @@ cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged, b
 
 
 cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
+    t.columns = columns_of(width)
     t.across = across_of(width)
     t.far = t.tiny = False
     t.top = <double *> scratch
@@ -82,6 +89,7 @@ cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch
     t.after = t.low + t.across
     t.total = t.after + t.across
     t.ties = t.total + LANES * t.across
+    t.dots = <double *> t.total
     t.e = t.ties + LANES * t.across
     t.p = t.e + n * t.across
 
@@ -167,7 +175,8 @@ cdef inline Source source_of(const Panel *s, const Tile *t, Py_ssize_t b) noexce
     cdef Source from_
     from_.scratch = s.staged
     if s.staged:
-        from_.x_step = from_.p_step = from_.width = t.across
+        from_.x_step = from_.p_step = t.across
+        from_.width = t.columns
         from_.x = t.e + b * BLOCK * t.across
         from_.p = t.p + b * BLOCK * t.across
         from_.e = from_.x
@@ -227,14 +236,8 @@ cdef inline void exp_rows(const real *x, Py_ssize_t step, Py_ssize_t rows, const
             v_store(apart + i * VL, below)
 
 
-cdef inline vec lane_term(const real *a, const real *p, vec sum, const int operation) noexcept nogil:
-    if is_derivative(operation):
-        return dot_term(v_load(a), v_load(p), sum, operation)
-    return v_add(sum, v_load(a))
-
-
-cdef inline void sum_lanes(const real *a, Py_ssize_t step, const real *p, Py_ssize_t p_step, Py_ssize_t rows,
-                           bint further, bint few, real *total, Py_ssize_t across, const int operation) noexcept nogil:
+cdef inline void sum_lanes(const real *a, Py_ssize_t step, Py_ssize_t rows, bint further, bint few, real *total,
+                           Py_ssize_t across) noexcept nogil:
     # What the rows of one subblock add to the accumulators of a vector of columns. Every fourth of them is in registers
     # at a time; where the rows are few, so is what halving makes of them, and only that is stored.
     cdef Py_ssize_t i, j, k
@@ -244,16 +247,16 @@ cdef inline void sum_lanes(const real *a, Py_ssize_t step, const real *p, Py_ssi
         for k in range(QUARTER):
             part[k] = v_set1(0)
         if few and rows <= 4:
-            four[j] = lane_term(a + j * step, p + j * p_step, part[0], operation) if j < rows else part[0]
+            four[j] = v_load(a + j * step) if j < rows else part[0]
             continue
         i = j
         while i < rows - LANES + 4:
             for k in range(QUARTER):
-                part[k] = lane_term(a + (i + k * 4) * step, p + (i + k * 4) * p_step, part[k], operation)
+                part[k] = v_add(part[k], v_load(a + (i + k * 4) * step))
             i += LANES
         for k in range(QUARTER):
             if i + k * 4 < rows:
-                part[k] = lane_term(a + (i + k * 4) * step, p + (i + k * 4) * p_step, part[k], operation)
+                part[k] = v_add(part[k], v_load(a + (i + k * 4) * step))
         if few:
             k = QUARTER // 2
             while k > 0:
@@ -267,13 +270,8 @@ cdef inline void sum_lanes(const real *a, Py_ssize_t step, const real *p, Py_ssi
                 part[k] = v_add(v_load(total + (j + k * 4) * across), part[k])
             v_store(total + (j + k * 4) * across, part[k])
     if few:
-        four[0] = v_add(four[0], four[2])
-        four[1] = v_add(four[1], four[3])
-        if is_derivative(operation):
-            four[0] = v_add(four[0], four[1])
-        else:
-            v_store(total + across, four[1])
-        v_store(total, four[0])
+        v_store(total, v_add(four[0], four[2]))
+        v_store(total + across, v_add(four[1], four[3]))
 
 
 cdef inline void exps_and_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, vec away,
@@ -290,32 +288,75 @@ cdef inline void exps_and_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t 
         exp_rows(from_.x + first * from_.x_step + c, from_.x_step, count, shift, away, temperature, e if keep else NULL,
                  from_.e_step, apart, &counts, far, split)
         if split:
-            sum_lanes(apart, VL, NULL, 0, count, first > 0, few, total, across, SOFTMAX)
+            sum_lanes(apart, VL, count, first > 0, few, total, across)
         else:
-            sum_lanes(e, from_.e_step, NULL, 0, count, first > 0, few, total, across, SOFTMAX)
+            sum_lanes(e, from_.e_step, count, first > 0, few, total, across)
     if split:
         v_store(ties, counts)
 
 
-cdef inline void dot_lanes(const Source *from_, Py_ssize_t rows, Py_ssize_t c, real *total, Py_ssize_t across,
-                           const int operation) noexcept nogil:
-    cdef Py_ssize_t first
-    for first from 0 <= first < rows by SUBBLOCK:
-        sum_lanes(from_.x + first * from_.x_step + c, from_.x_step, from_.p + first * from_.p_step + c, from_.p_step,
-                  rows - first if rows - first < SUBBLOCK else SUBBLOCK, first > 0, rows <= SHORT, total, across,
-                  operation)
+cdef inline vec plain_term(vec sum, const real *g, const real *p, Py_ssize_t left) noexcept nogil:
+    return v_fma(load_columns(g, left, 0), load_columns(p, left, 0), sum)
+
+
+cdef inline vec plain_lanes(const real *g, Py_ssize_t step, const real *p, Py_ssize_t p_step, Py_ssize_t rows,
+                            const Py_ssize_t left) noexcept nogil:
+    # as dot_lanes, but of columns that may lie beyond the panel's last
+    cdef Py_ssize_t i, j, k
+    cdef vec part[QUARTER]
+    cdef vec four[4]
+    for j in range(4):
+        for k in range(QUARTER):
+            part[k] = v_set1(0)
+        i = j
+        while i < rows - LANES + 4:
+            for k in range(QUARTER):
+                part[k] = plain_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, left)
+            i += LANES
+        for k in range(QUARTER):
+            if i + k * 4 < rows:
+                part[k] = plain_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, left)
+        if QUARTER == 4:
+            part[0] = v_add(part[0], part[2])
+            part[1] = v_add(part[1], part[QUARTER - 1])
+        four[j] = v_add(part[0], part[1])
+    return v_add(v_add(four[0], four[2]), v_add(four[1], four[3]))
+
+
+cdef inline void dot_lanes(const real *g, Py_ssize_t step, const real *p, Py_ssize_t p_step, Py_ssize_t rows,
+                           double *sums, Py_ssize_t across, const int operation) noexcept nogil:
+    # the accumulators of a vector of columns of a block; the first is all of them where the rows are few
+    cdef Py_ssize_t i, j, k
+    cdef dot_t part[QUARTER]
+    cdef dot_t four[4]
+    for j in range(4):
+        for k in range(QUARTER):
+            i = j + k * 4
+            part[k] = first_term(g + i * step, p + i * p_step, VL, operation) if i < rows else dot_zero()
+        i = j + LANES
+        while i < rows - LANES + 4:
+            for k in range(QUARTER):
+                part[k] = dot_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, 0, operation, REAL)
+            i += LANES
+        for k in range(QUARTER):
+            if i + k * 4 < rows:
+                part[k] = dot_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, 0, operation, REAL)
+        if rows > SHORT:
+            for k in range(QUARTER):
+                dot_store(sums + (j + k * 4) * across, LANES, across, part[k])
+            continue
+        if QUARTER == 4:
+            part[0] = dot_join(part[0], part[2])
+            part[1] = dot_join(part[1], part[QUARTER - 1])
+        four[j] = dot_join(part[0], part[1])
+    if rows <= SHORT:
+        dot_store(sums, LANES, across, dot_join(dot_join(four[0], four[2]), dot_join(four[1], four[3])))
 
 
 cdef void other_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, const real *away,
                      double t, real *total, Py_ssize_t across, real *ties, int operation, bint far) noexcept nogil:
     # as vector_sums, but for softmax: compiled once for columns and packed rows
-    if operation == SOFTMAX_GRAD:
-        dot_lanes(from_, rows, c, total, across, SOFTMAX_GRAD)
-    elif operation == LOG_SOFTMAX_VJP:
-        dot_lanes(from_, rows, c, total, across, LOG_SOFTMAX_VJP)
-    elif operation == LOG_SOFTMAX_JVP:
-        dot_lanes(from_, rows, c, total, across, LOG_SOFTMAX_JVP)
-    elif operation == CROSS_ENTROPY_GRAD:
+    if operation == CROSS_ENTROPY_GRAD:
         if far:
             exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, True, True, True)
         else:
@@ -329,8 +370,8 @@ cdef void other_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const s
 cdef inline void vector_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift,
                              const real *away, double t, real *total, Py_ssize_t across, real *ties, int operation,
                              bint far) noexcept nogil:
-    # The sums of one vector of columns in scratch: LANES of them, or one (derivatives) or two halves where the rows are
-    # few. Where exponentials are wanted, they replace what they are of.
+    # The sums of one vector of columns in scratch: LANES of them, or two halves where the rows are few. Where
+    # exponentials are wanted, they replace what they are of.
     if operation != SOFTMAX:
         other_sums(from_, rows, c, shift, away, t, total, across, ties, operation, far)
     elif far:
@@ -342,29 +383,20 @@ cdef inline void vector_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c,
 cdef inline void sweep_lane(const Tile *t, const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c,
                             double temperature, const int operation, const bint far, const bint keep) noexcept nogil:
     # what rows begin, begin + LANES, ... of a subblock add to one accumulator of a vector of columns
-    cdef bint split = operation != SOFTMAX and not is_derivative(operation)
+    cdef bint split = operation != SOFTMAX
     cdef Py_ssize_t i = begin, left = from_.width - c
-    cdef shift_t shift
-    cdef vec a, d, away, part = v_set1(0), counts = v_set1(0)
+    cdef shift_t shift = load_shift(t, c)
+    cdef vec a, d, away = v_load(t.away + c), part = v_set1(0), counts = v_set1(0)
     cdef real *total = t.total + begin % LANES * t.across + c
     cdef real *ties = t.ties + begin % LANES * t.across + c
     cdef real *x
-    cdef real *p
-    if not is_derivative(operation):
-        shift = load_shift(t, c)
-        away = v_load(t.away + c)
     while i < end:
         x = from_.x + i * from_.x_step + c
         prefetch(x + VECTORS_AHEAD * VL)
-        if is_derivative(operation):
-            p = from_.p + i * from_.p_step + c
-            prefetch(p + VECTORS_AHEAD * VL)
-            part = dot_term(load_columns(x, left, 0), load_columns(p, left, 0), part, operation)
-        else:
-            a = column_exp(load_columns(x, left, 0), &d, &shift, away, temperature, far)
-            gather_sums(a, d, NULL, &part, &counts, False, split)
-            if keep:
-                store_columns(from_.e + i * from_.e_step + c, left, a, False)
+        a = column_exp(load_columns(x, left, 0), &d, &shift, away, temperature, far)
+        gather_sums(a, d, NULL, &part, &counts, False, split)
+        if keep:
+            store_columns(from_.e + i * from_.e_step + c, left, a, False)
         i += LANES
     if begin >= SUBBLOCK:
         part = v_add(v_load(total), part)
@@ -380,20 +412,14 @@ cdef inline void sweep_rows(const Tile *t, const Source *from_, Py_ssize_t rows,
     for begin from 0 <= begin < rows by SUBBLOCK:
         end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
         for j in range(begin, begin + LANES if end - begin > LANES else end):
-            for c from 0 <= c < t.across by VL:
+            for c from 0 <= c < t.columns by VL:
                 sweep_lane(t, from_, j, end, c, temperature, operation, far, keep)
 
 
 cdef void sweep_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature, int operation, bint far,
                      bint keep) noexcept nogil:
     # as vector_sums, for all columns of a panel that is not in scratch; of exponentials only softmax's are kept
-    if operation == SOFTMAX_GRAD:
-        sweep_rows(t, from_, rows, temperature, SOFTMAX_GRAD, False, False)
-    elif operation == LOG_SOFTMAX_VJP:
-        sweep_rows(t, from_, rows, temperature, LOG_SOFTMAX_VJP, False, False)
-    elif operation == LOG_SOFTMAX_JVP:
-        sweep_rows(t, from_, rows, temperature, LOG_SOFTMAX_JVP, False, False)
-    elif operation == SOFTMAX and keep:
+    if operation == SOFTMAX and keep:
         if far:
             sweep_rows(t, from_, rows, temperature, SOFTMAX, True, True)
         else:
@@ -408,36 +434,87 @@ cdef void sweep_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double
     else:
         sweep_rows(t, from_, rows, temperature, LOGSUMEXP, False, False)
     if rows <= SHORT:
-        fold_columns(t.total, t.across, rows, 1 if is_derivative(operation) else 2)
+        fold_columns(t.total, t.across, t.columns, rows, 2)
         if rows == 1:
             memset(t.total + t.across, 0, t.across * sizeof(real))
-    if operation != SOFTMAX and not is_derivative(operation):
-        fold_columns(t.ties, t.across, rows, 1)
+    if operation != SOFTMAX:
+        fold_columns(t.ties, t.across, t.columns, rows, 1)
 
 
 cdef inline void column_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature, int operation,
                              bint keep) noexcept nogil:
-    # LANES accumulators a column, or one (derivatives) or two halves where the rows are few; ties in one
+    # LANES accumulators a column, or two halves where the rows are few; ties in one
     cdef Py_ssize_t c
     cdef shift_t shift
     if not from_.scratch:
         sweep_sums(t, from_, rows, temperature, operation, t.far, keep)
         return
-    for c from 0 <= c < t.across by VL:
+    for c from 0 <= c < t.columns by VL:
         shift = load_shift(t, c)
         vector_sums(from_, rows, c, &shift, t.away + c, temperature, t.total + c, t.across, t.ties + c, operation,
                     t.far)
 
 
-cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t filled, const Py_ssize_t left) noexcept nogil:
+cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t columns, Py_ssize_t filled,
+                              const Py_ssize_t left) noexcept nogil:
     # LANES accumulators a column to "left" of them, by halving; only the first "filled" were written
     cdef Py_ssize_t half = LANES // 2, i, c
     while half >= left:
         for i in range(half if half < filled - half else filled - half):
-            for c from 0 <= c < across by VL:
+            for c from 0 <= c < columns by VL:
                 v_store(a + i * across + c,
                         v_add(v_load(a + i * across + c), v_load(a + (i + half) * across + c)))
         half //= 2
+
+
+cdef inline void sweep_dot(const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c, double *sums,
+                           Py_ssize_t across, const int operation) noexcept nogil:
+    # what rows begin, begin + LANES, ... of a subblock add to one accumulator of a vector of columns
+    cdef Py_ssize_t i = begin, left = from_.width - c
+    cdef const real *g
+    cdef const real *p
+    cdef dot_t part = dot_zero()
+    sums += begin % LANES * across + c
+    if begin >= SUBBLOCK:
+        part = dot_load(sums, LANES, across)
+    while i < end:
+        g = from_.x + i * from_.x_step + c
+        p = from_.p + i * from_.p_step + c
+        prefetch(g + VECTORS_AHEAD * VL)
+        prefetch(p + VECTORS_AHEAD * VL)
+        if left >= VL:
+            part = dot_term(part, g, p, 0, operation, REAL)
+        else:
+            part = dot_term_n(part, g, p, 0, lanes_left(left), operation, REAL)
+        i += LANES
+    dot_store(sums, LANES, across, part)
+
+
+cdef inline int dot_sums(const Tile *t, const Source *from_, Py_ssize_t rows, const int operation,
+                         bint plain) noexcept nogil:
+    # of the columns of a block; returns how many accumulators a column has
+    cdef Py_ssize_t begin, end, j, c
+    cdef vec a
+    if plain:
+        for c from 0 <= c < t.columns by VL:
+            if from_.width - c >= VL:
+                a = plain_lanes(from_.x + c, from_.x_step, from_.p + c, from_.p_step, rows, VL)
+            else:
+                a = plain_lanes(from_.x + c, from_.x_step, from_.p + c, from_.p_step, rows, from_.width - c)
+            dot_store(t.dots + c, LANES, t.across, dot_plus(dot_zero(), a))
+        return 1
+    if from_.scratch:
+        for c from 0 <= c < t.columns by VL:
+            dot_lanes(from_.x + c, from_.x_step, from_.p + c, from_.p_step, rows, t.dots + c, t.across, operation)
+        return LANES if rows > SHORT else 1
+    if rows < LANES:
+        memset(t.dots, 0, 2 * LANES * t.across * sizeof(real))
+    for begin from 0 <= begin < rows by SUBBLOCK:
+        end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
+        for j in range(begin, begin + LANES if end - begin > LANES else end):
+            for c from 0 <= c < t.columns by VL:
+                sweep_dot(from_, j, end, c, t.dots, t.across, operation)
+    return LANES
 
 
 cdef inline void column_total(const Tile *t, Py_ssize_t c, Py_ssize_t rows, v_f64 *high, v_f64 *low) noexcept nogil:
@@ -453,7 +530,7 @@ cdef inline void join_columns(const Panel *s, Tile *t, const int operation) noex
     cdef Py_ssize_t c
     cdef v_f64 sum, rest, tied
     cdef bint split = operation != SOFTMAX
-    for c from 0 <= c < t.across by VL64:
+    for c from 0 <= c < t.columns by VL64:
         column_total(t, c, s.n, &sum, &rest)
         if split:
             tied = v_widen(t.ties + c)
@@ -467,7 +544,7 @@ cdef inline void join_columns(const Panel *s, Tile *t, const int operation) noex
         elif operation == CROSS_ENTROPY_GRAD:
             if factor_lanes(sum, rest, s.coefficient + c, t.high + c, t.low + c, t.after + c):
                 t.tiny = True
-    if split and not all_finite(t.maxima, t.across):
+    if split and not all_finite(t.maxima, t.columns):
         for c in range(s.width):
             if not -INFINITY < t.maxima[c] < INFINITY:
                 settle_column(s, t, c)
@@ -487,7 +564,7 @@ cdef inline void keep_stats(const Panel *s, const Tile *t, Py_ssize_t b, const b
     cdef double low[VL64]
     cdef double *stats
     cdef v_f64 sum, rest
-    for c from 0 <= c < t.across by VL64:
+    for c from 0 <= c < t.columns by VL64:
         column_total(t, c, rows, &sum, &rest)
         store_f64(high, sum)
         store_f64(low, rest)
@@ -534,7 +611,7 @@ cdef inline void block_shares(const Panel *s, Tile *t, Py_ssize_t b) noexcept no
 
 cdef inline void log_shares(const Panel *s, Tile *t) noexcept nogil:
     cdef Py_ssize_t c
-    for c from 0 <= c < t.across by VL64:
+    for c from 0 <= c < t.columns by VL64:
         split_log_lanes(t.top + c, t.log_sum + c, t.log_rest + c, s.inv_t, t.high + c, t.low + c)
     for c in range(s.width):
         if not -INFINITY < t.top[c] < INFINITY:
@@ -554,6 +631,8 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from
     cdef shift_t shift = load_shift(t, c)
     cdef Py_ssize_t ahead = some_ahead(s.width - c, s.y_step, rows)
     slope.dot = high
+    if has_rest(operation):
+        slope.rest = low
     for k in range(rows):
         a = load_columns(x + k * step, left, 0)
         if is_derivative(operation):
@@ -597,7 +676,7 @@ cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexc
         if blocks > 1 and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
             block_shares(s, t, b)
             if not exps_wait(s, operation):
-                t.far = shift_lanes(t.maxima, t.across, s.t, t.origin, t.away, t.magic, t.center)
+                t.far = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
         if s.stream:
             write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, True)
         else:
@@ -625,7 +704,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
             stage_panel(x, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
         else:
             panel_maxima(x, s.x_step, s.width, rows, t.across, t.maxima)
-        t.far = shift_lanes(t.maxima, t.across, s.t, t.origin, t.away, t.magic, t.center)
+        t.far = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
         column_sums(&t, &from_, rows, s.t, kind, exps_wait(s, kind))
         if blocks > 1:
             keep_stats(s, &t, b, kind != SOFTMAX)
@@ -639,7 +718,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
         log_shares(s, &t)
         write_panel(s, &t, LOG_SOFTMAX)
     elif operation == LOGSUMEXP:
-        for c from 0 <= c < t.across by VL64:
+        for c from 0 <= c < t.columns by VL64:
             v_narrow(t.high + c,
                      whole_log_lanes(load_f64(t.top + c), load_f64(t.log_sum + c), load_f64(t.log_rest + c)))
         for c in range(s.width):
@@ -649,32 +728,31 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
 cdef inline void backward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:
     cdef Panel local = panel[0]
     cdef const Panel *s = &local
-    cdef Py_ssize_t b, c, rows
-    cdef v_f64 high, low
+    cdef Py_ssize_t blocks = blocks_of(s.n), b, c, rows
+    cdef v_f64 high, low, lost
+    cdef int accumulators
     cdef Source from_
     cdef Tile t
     lay_tile(&t, s.n, s.width, scratch)
-    for c in range(t.across):
+    for c in range(t.columns if blocks > 1 else 0):
         t.top[c] = t.log_sum[c] = 0
-    for b in range(blocks_of(s.n)):
+    for b in range(blocks):
         rows = block_length(s.n, b)
         from_ = source_of(s, &t, b)
         if s.staged:
             stage_panel(s.x + b * BLOCK * s.x_step, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
             stage_panel(s.p + b * BLOCK * s.p_step, s.p_step, s.width, rows, from_.p, t.across, t.maxima)
-        column_sums(&t, &from_, rows, s.t, operation, False)
-        for c from 0 <= c < t.across by VL64:
-            if rows <= SHORT:
-                high = v_widen(t.total + c)
-                low = set1_f64(0)
-            else:
-                fold_lanes(t.total + c, t.across, &high, &low)
-            # as in add_part
-            two_sum_lanes(load_f64(t.top + c), add_f64(high, low), &high, &low)
-            store_f64(t.top + c, high)
-            store_f64(t.log_sum + c, add_f64(load_f64(t.log_sum + c), low))
-    for c in range(t.across):
-        t.high[c] = gradient_dot(whole_sum(t.top[c], t.log_sum[c]), operation)
+        accumulators = dot_sums(&t, &from_, rows, operation, is_plain(s.n, operation))
+        for c from 0 <= c < t.columns by VL64:
+            dot_columns(t.dots + c, LANES, t.across, accumulators, &high, &low)
+            if blocks > 1:
+                # as in add_part
+                two_sum_lanes(load_f64(t.top + c), high, &high, &lost)
+                low = add_f64(add_f64(load_f64(t.log_sum + c), lost), low)
+                store_f64(t.top + c, high)
+                store_f64(t.log_sum + c, low)
+            if b + 1 == blocks:
+                dot_split_lanes(high, low, dot_scale(operation), t.high + c, t.low + c if has_rest(operation) else NULL)
     write_panel(s, &t, operation)
 
 

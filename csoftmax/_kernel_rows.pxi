@@ -344,50 +344,80 @@ cdef inline void log_rows(const Strip *s, real *scratch, double *stats, int oper
 
 # ------------------------------------------------------------------------------------------- derivatives
 
-cdef inline double row_dot(const void *g, const void *p, const void *y, Py_ssize_t n, const int operation,
-                           const int storage) noexcept nogil:
+cdef inline void row_dot(const void *g, const void *p, const void *y, Py_ssize_t n, double *total, double *lost,
+                         const int operation, const int storage) noexcept nogil:
     cdef Py_ssize_t b
-    cdef double dot = 0, rest = 0
+    cdef double high, low
+    total[0] = lost[0] = 0
     for b in range(blocks_of(n)):
-        add_part(block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage),
-                           block_length(n, b), operation, storage), &dot, &rest)
-    return whole_sum(dot, rest)
+        block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage), block_length(n, b),
+                  &high, &low, operation, storage)
+        add_part(high, total, lost)
+        lost[0] += low
 
 
-cdef inline vec short_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssize_t tail,
-                          const int operation) noexcept nogil:
+cdef inline vec plain_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssize_t tail) noexcept nogil:
     cdef vec sum[NV]
     cdef Py_ssize_t v, j
     for j in range(NV):
         sum[j] = v_set1(0)
     for v in range(whole):
-        sum[v % NV] = dot_term(v_load(g + v * VL), v_load(p + v * VL), sum[v % NV], operation)
-    sum[whole % NV] = dot_term(v_load_n(g + whole * VL, tail, 0), v_load_n(p + whole * VL, tail, 0),
-                               sum[whole % NV], operation)
+        sum[v % NV] = v_fma(v_load(g + v * VL), v_load(p + v * VL), sum[v % NV])
+    sum[whole % NV] = v_fma(v_load_n(g + whole * VL, tail, 0), v_load_n(p + whole * VL, tail, 0), sum[whole % NV])
     return fold_add(sum)
 
 
-cdef inline void short_backward(const Strip *s, const int operation) noexcept nogil:
+cdef inline dot_t short_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssize_t tail,
+                            const int operation) noexcept nogil:
+    cdef dot_t sum[NV]
+    cdef Py_ssize_t v, j
+    for j in range(NV):
+        if j < whole:
+            sum[j] = first_term(g + j * VL, p + j * VL, VL, operation)
+        elif j == whole:
+            sum[j] = first_term(g + j * VL, p + j * VL, tail, operation)
+        else:
+            sum[j] = dot_zero()
+    for v in range(NV, whole):
+        sum[v % NV] = dot_term(sum[v % NV], g, p, v * VL, operation, REAL)
+    if whole >= NV:
+        sum[whole % NV] = dot_term_n(sum[whole % NV], g, p, whole * VL, tail, operation, REAL)
+    return fold_dot(sum)
+
+
+cdef inline void short_backward(const Strip *s, const int operation, const bint plain) noexcept nogil:
     # VL rows at a time, whose sums are folded together
     cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, first, count, r, v, row
     cdef const real *g
     cdef const real *p
     cdef real *y
-    cdef vec rows[VL]
+    cdef vec plain_rows[VL]
+    cdef dot_t rows[VL]
     cdef real dots[VL]
+    cdef real rests[VL]
     cdef Slope slope = slope_of(s.inv_t, operation)
     for first from 0 <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
             row = first + (r if r < count else 0)
-            rows[r] = short_dot(s.x + row * s.x_pitch, s.p + row * s.p_pitch, whole, tail, operation)
-        v_store(dots, v_mul(v_hadd_rows(rows), v_set1(gradient_dot(1, operation))))
+            g = s.x + row * s.x_pitch
+            p = s.p + row * s.p_pitch
+            if plain:
+                plain_rows[r] = plain_dot(g, p, whole, tail)
+            else:
+                rows[r] = short_dot(g, p, whole, tail, operation)
+        if plain:
+            v_store(dots, v_mul(v_hadd_rows(plain_rows), v_set1(<real> dot_scale(operation))))
+        else:
+            dot_rows(rows, dot_scale(operation), dots, rests if has_rest(operation) else NULL)
         for r in range(count):
             row = first + r
             g = s.x + row * s.x_pitch
             p = s.p + row * s.p_pitch
             y = s.y + row * s.y_pitch
             slope.dot = v_set1(dots[r])
+            if has_rest(operation):
+                slope.rest = v_set1(rests[r])
             for v in range(whole):
                 v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), &slope, operation))
             v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0),
@@ -399,14 +429,19 @@ cdef inline void backward_rows(const Strip *s, const int operation, const int st
     cdef const void *g
     cdef const void *p
     cdef void *y
+    cdef double total, lost
+    if storage == REAL and is_plain(s.n, operation):
+        short_backward(s, operation, True)
+        return
     if storage == REAL and s.n <= SHORT and s.rows > VL // 4:
-        short_backward(s, operation)
+        short_backward(s, operation, False)
         return
     for row in range(s.rows):
         g = x_at(s, row, 0, storage != REAL)
         p = p_at(s, row, 0, storage != REAL)
         y = y_at(s, row, 0, storage != REAL)
-        gradient_run(g, p, y, s.n, row_dot(g, p, y, s.n, operation, storage), s.inv_t, operation, s.stream, storage)
+        row_dot(g, p, y, s.n, &total, &lost, operation, storage)
+        gradient_run(g, p, y, s.n, total, lost, s.inv_t, operation, s.stream, storage)
 
 
 cdef void run_strip(const Strip *s, real *scratch, double *stats, int operation) noexcept nogil:

@@ -373,7 +373,7 @@ cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t e
         n = block_length(job.n, b)
         block = block_of(job, &job.x, x, b, n, stage)
         if p != NULL:
-            stats[STATS * b] = block_dot_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), n)
+            block_dot_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), n, stats + STATS * b)
             continue
         if not known:
             m = block_max(block, n)
@@ -402,12 +402,13 @@ cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py
     return ready
 
 
-cdef double block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n) noexcept nogil:
+cdef void block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n, double *stats) noexcept nogil:
     if operation == SOFTMAX_GRAD:
-        return block_dot(g, p, g, n, SOFTMAX_GRAD, REAL)
-    if operation == LOG_SOFTMAX_VJP:
-        return block_dot(g, p, g, n, LOG_SOFTMAX_VJP, REAL)
-    return block_dot(g, p, g, n, LOG_SOFTMAX_JVP, REAL)
+        block_dot(g, p, g, n, stats, stats + 1, SOFTMAX_GRAD, REAL)
+    elif operation == LOG_SOFTMAX_VJP:
+        block_dot(g, p, g, n, stats, stats + 1, LOG_SOFTMAX_VJP, REAL)
+    else:
+        block_dot(g, p, g, n, stats, stats + 1, LOG_SOFTMAX_JVP, REAL)
 
 
 cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
@@ -419,7 +420,9 @@ cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
     elif job.p.data != NULL:
         for b in range(blocks):
             add_part(stats[STATS * b], &m, &rest)
-        stats[0] = whole_sum(m, rest)
+            rest += stats[STATS * b + 1]
+        stats[0] = m
+        stats[1] = rest
     else:
         join_log(stats, blocks, job.temperature, &m, &log_sum, &log_rest)
         stats[0] = m
@@ -454,7 +457,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         target = <real *> y + b * BLOCK if job.direct else e
         if p != NULL:
             gradient_run_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), target, n,
-                            stats[0], 1 / job.temperature, job.stream)
+                            stats[0], stats[1], 1 / job.temperature, job.stream)
         elif in_place_exps(job, n):
             scale_run(target, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
         elif job.operation == SOFTMAX:
@@ -474,14 +477,14 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         stream_fence()
 
 
-cdef void gradient_run_of(int operation, const real *g, const real *p, real *y, Py_ssize_t n, double dot, double inv_t,
-                          bint stream) noexcept nogil:
+cdef void gradient_run_of(int operation, const real *g, const real *p, real *y, Py_ssize_t n, double total, double lost,
+                          double inv_t, bint stream) noexcept nogil:
     if operation == SOFTMAX_GRAD:
-        gradient_run(g, p, y, n, dot, inv_t, SOFTMAX_GRAD, stream, REAL)
+        gradient_run(g, p, y, n, total, lost, inv_t, SOFTMAX_GRAD, stream, REAL)
     elif operation == LOG_SOFTMAX_VJP:
-        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_VJP, stream, REAL)
+        gradient_run(g, p, y, n, total, lost, inv_t, LOG_SOFTMAX_VJP, stream, REAL)
     else:
-        gradient_run(g, p, y, n, dot, inv_t, LOG_SOFTMAX_JVP, stream, REAL)
+        gradient_run(g, p, y, n, total, lost, inv_t, LOG_SOFTMAX_JVP, stream, REAL)
 
 
 # -------------------------------------------------------------------------------------- what a level offers

@@ -3,7 +3,8 @@
  * LANES accumulators take part in every sum, whatever the level: element i of a block goes to accumulator
  * i % LANES, and the accumulators are folded by halving. A vector holds VL of them, NV vectors hold all. Each
  * SUBBLOCK has accumulators of its own, which are added to those of the block: no chain of additions is longer
- * than eight. Blocks beyond SHORT are folded in higher precision.
+ * than eight. Blocks beyond SHORT are folded in higher precision. Gradients of rows beyond PLAIN take their dot product
+ * as if in twice the precision (_dot.h).
  */
 #ifndef CSOFTMAX_LANES_H
 #define CSOFTMAX_LANES_H
@@ -19,6 +20,7 @@
 #define CSM_JOIN(a, b) CSM_JOIN_(a, b)
 #define CSM_T(name) CSM_JOIN(name##_f, CSM_BITS)
 
+enum { PLAIN = 32 };
 #if CSM_BITS == 32
 typedef float csm_real;
 enum { LANES = 16, BLOCK = 1024, SUBBLOCK = 128, SHORT = 64 };

@@ -1,0 +1,199 @@
+/* Dot products and sums as if in twice the precision: what a derivative takes from each of its terms is rounded once,
+ * however many digits cancelled in it. In single precision they are multiplied and added up in double; in double
+ * precision what products and sums lose is added up beside them (Dot2 of T. Ogita, S. M. Rump and S. Oishi,
+ * doi:10.1137/030601818).
+ *
+ * A csm_dot is a vector's worth of accumulators. Accumulators are folded by halving, whatever holds them.
+ */
+#ifndef CSOFTMAX_DOT_H
+#define CSOFTMAX_DOT_H
+
+#include "_lanes.h"
+
+enum { DOT_PARTS = CSM_BITS == 32 ? VL / VL64 : 1 };
+
+typedef struct {
+    v_f64 sum[DOT_PARTS];
+    v_f64 lost; /* in double precision */
+} csm_dot;
+
+CSM_INLINE csm_dot csm_dot_zero(void) {
+    csm_dot a;
+    for (int i = 0; i < DOT_PARTS; i++) a.sum[i] = set1_f64(0);
+    a.lost = set1_f64(0);
+    return a;
+}
+
+#if CSM_BITS == 32
+CSM_INLINE csm_dot csm_dot_mul_at(csm_dot a, const float *g, const float *p) {
+    for (int i = 0; i < DOT_PARTS; i++)
+        a.sum[i] = fma_f64(widen_f32(g + i * VL64), widen_f32(p + i * VL64), a.sum[i]);
+    return a;
+}
+
+CSM_INLINE csm_dot csm_dot_mul(csm_dot a, v_f32 g, v_f32 p) {
+    float left[VL], right[VL];
+    store_f32(left, g);
+    store_f32(right, p);
+    return csm_dot_mul_at(a, left, right);
+}
+
+CSM_INLINE csm_dot csm_dot_first(v_f32 g, v_f32 p) { return csm_dot_mul(csm_dot_zero(), g, p); }
+
+CSM_INLINE csm_dot csm_dot_plus(csm_dot a, v_f32 g) {
+    float terms[VL];
+    store_f32(terms, g);
+    for (int i = 0; i < DOT_PARTS; i++) a.sum[i] = add_f64(a.sum[i], widen_f32(terms + i * VL64));
+    return a;
+}
+
+CSM_INLINE csm_dot csm_dot_join(csm_dot a, csm_dot b) {
+    for (int i = 0; i < DOT_PARTS; i++) a.sum[i] = add_f64(a.sum[i], b.sum[i]);
+    return a;
+}
+#else
+CSM_INLINE csm_dot csm_dot_plus(csm_dot a, v_f64 g) {
+    v_f64 lost;
+    csm_two_sum_lanes(a.sum[0], g, &a.sum[0], &lost);
+    a.lost = add_f64(a.lost, lost);
+    return a;
+}
+
+CSM_INLINE csm_dot csm_dot_mul(csm_dot a, v_f64 g, v_f64 p) {
+    const v_f64 product = mul_f64(g, p);
+    a.lost = sub_f64(a.lost, residual_f64(product, g, p));
+    return csm_dot_plus(a, product);
+}
+
+/* the same of zero, which loses nothing more */
+CSM_INLINE csm_dot csm_dot_first(v_f64 g, v_f64 p) {
+    const v_f64 product = mul_f64(g, p), zero = set1_f64(0);
+    return (csm_dot){{add_f64(product, zero)}, sub_f64(zero, residual_f64(product, g, p))};
+}
+
+CSM_INLINE csm_dot csm_dot_mul_at(csm_dot a, const double *g, const double *p) {
+    return csm_dot_mul(a, load_f64(g), load_f64(p));
+}
+
+CSM_INLINE csm_dot csm_dot_join(csm_dot a, csm_dot b) {
+    a.lost = add_f64(a.lost, b.lost);
+    return csm_dot_plus(a, b.sum[0]);
+}
+#endif
+
+/* The accumulators of VL columns among others: of "rows" rows of accumulators, "across" apart, the first is at sums. What
+ * double precision lost lies behind all rows. */
+CSM_INLINE void csm_dot_store(double *sums, ptrdiff_t rows, ptrdiff_t across, csm_dot a) {
+    for (int i = 0; i < DOT_PARTS; i++) store_f64(sums + i * VL64, a.sum[i]);
+#if CSM_BITS == 64
+    store_f64(sums + rows * across, a.lost);
+#else
+    (void)rows;
+    (void)across;
+#endif
+}
+
+CSM_INLINE csm_dot csm_dot_load(const double *sums, ptrdiff_t rows, ptrdiff_t across) {
+    csm_dot a = csm_dot_zero();
+    for (int i = 0; i < DOT_PARTS; i++) a.sum[i] = load_f64(sums + i * VL64);
+#if CSM_BITS == 64
+    a.lost = load_f64(sums + rows * across);
+#else
+    (void)rows;
+    (void)across;
+#endif
+    return a;
+}
+
+/* sum + lost, one a lane, of accumulators that belong to the lane */
+CSM_INLINE void csm_dot_fold_lanes(v_f64 *sum, v_f64 *lost, int count) {
+    (void)lost;
+    for (int half = count / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+#if CSM_BITS == 32
+            sum[i] = add_f64(sum[i], sum[i + half]);
+#else
+            v_f64 error;
+            csm_two_sum_lanes(sum[i], sum[i + half], &sum[i], &error);
+            lost[i] = add_f64(add_f64(lost[i], lost[i + half]), error);
+#endif
+        }
+    }
+}
+
+/* (sum + lost) * scale, a power of two, as two reals each, or as one where low is NULL */
+CSM_INLINE void csm_dot_split_lanes(v_f64 sum, v_f64 lost, double scale, csm_real *high, csm_real *low) {
+    const v_f64 by = set1_f64(scale);
+#if CSM_BITS == 32
+    (void)lost;
+    sum = mul_f64(sum, by);
+    lost = set1_f64(0);
+#else
+    const v_f64 less = csm_finite_lanes(lost), both = add_f64(sum, less);
+    lost = mul_f64(add_f64(sub_f64(sum, both), less), by);
+    sum = mul_f64(both, by);
+#endif
+    if (low != NULL) csm_split_lanes(sum, lost, high, low);
+    else v_narrow(high, sum);
+}
+
+/* of VL64 columns, from "count" of the rows that csm_dot_store wrote */
+CSM_INLINE void csm_dot_columns(const double *sums, ptrdiff_t rows, ptrdiff_t across, int count, v_f64 *high,
+                                v_f64 *low) {
+    v_f64 sum[LANES], lost[LANES];
+    for (int i = 0; i < count; i++) {
+        sum[i] = load_f64(sums + i * across);
+        lost[i] = CSM_BITS == 64 ? load_f64(sums + (rows + i) * across) : set1_f64(0);
+    }
+    csm_dot_fold_lanes(sum, lost, count);
+    *high = sum[0];
+    *low = lost[0];
+}
+
+/* of one row */
+CSM_INLINE void csm_dot_row(csm_dot a, double *high, double *low) {
+#if CSM_BITS == 32
+    for (int half = DOT_PARTS / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a.sum[i] = add_f64(a.sum[i], a.sum[i + half]);
+    *high = hadd_f64(a.sum[0]);
+    *low = 0;
+#else
+    double sum[VL], lost[VL], error;
+    store_f64(sum, a.sum[0]);
+    store_f64(lost, a.lost);
+    for (int half = VL / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            csm_two_sum(sum[i], sum[i + half], &sum[i], &error);
+            lost[i] = (lost[i] + lost[i + half]) + error;
+        }
+    }
+    *high = sum[0];
+    *low = lost[0];
+#endif
+}
+
+/* of VL rows, each with its own vector of accumulators */
+CSM_INLINE void csm_dot_rows(const csm_dot *rows, double scale, csm_real *high, csm_real *low) {
+#if CSM_BITS == 32
+    for (int first = 0; first < VL; first += VL64) {
+        v_f64 sum[VL64];
+        for (int r = 0; r < VL64; r++)
+            sum[r] = DOT_PARTS > 1 ? add_f64(rows[first + r].sum[0], rows[first + r].sum[DOT_PARTS - 1])
+                                   : rows[first + r].sum[0];
+        csm_dot_split_lanes(hadd_rows_f64(sum), set1_f64(0), scale, high + first, low == NULL ? NULL : low + first);
+    }
+#else
+    double lanes[VL * VL];
+    v_f64 sum[VL + CSM_QUAD], lost[VL + CSM_QUAD];
+    for (int r = 0; r < VL; r++) store_f64(lanes + r * VL, rows[r].sum[0]);
+    for (int i = 0; i < VL; i += CSM_QUAD)
+        v_quads_in(lanes + i, VL, VL - i < CSM_QUAD ? VL - i : CSM_QUAD, sum + i);
+    for (int r = 0; r < VL; r++) store_f64(lanes + r * VL, rows[r].lost);
+    for (int i = 0; i < VL; i += CSM_QUAD)
+        v_quads_in(lanes + i, VL, VL - i < CSM_QUAD ? VL - i : CSM_QUAD, lost + i);
+    csm_dot_fold_lanes(sum, lost, VL);
+    csm_dot_split_lanes(sum[0], lost[0], scale, high, low);
+#endif
+}
+
+#endif /* CSOFTMAX_DOT_H */
