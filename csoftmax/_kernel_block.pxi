@@ -724,7 +724,7 @@ cdef inline vec gradient(vec g, vec p, const Slope *slope, const int operation) 
         return v_mul(v_mul(v_fma(g, v_set1(<real> 0.5), slope.dot), v_mul(p, slope.lift)), slope.factor)
     if operation == LOG_SOFTMAX_VJP:
         e = v_mul(exp_of(p), v_set1(<real> (1 / EXP_SCALE)))
-        g = v_fma(e, slope.rest, v_fma(e, slope.dot, g))
+        g = v_fma(e, slope.dot, v_fma(e, slope.rest, g))
     else:
         g = v_add(g, slope.dot)
     # what was left out of the forward has no share in the derivative

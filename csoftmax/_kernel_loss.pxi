@@ -168,7 +168,7 @@ cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *p
 
 cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
     cdef Losses l = losses[0]
-    cdef v_f64 zero = set1_f64(0), total = zero, rest = zero, m, apart, log_sum, log_rest, weight, loss, part, lost
+    cdef v_f64 zero = set1_f64(0), total = zero, rest = zero, m, apart, log_sum, log_rest, weight, loss, at_index, lost
     cdef bint each = job.row_loss.data != NULL
     cdef double totals[VL64]
     cdef double rests[VL64]
@@ -189,8 +189,8 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
             two_sum_lanes(m, sub_f64(zero, load_f64(l.at_target + i)), &apart, &lost)
             log_rest = add_f64(log_rest, mul_f64(weight, lost))
             two_sum_lanes(loss, load_f64(l.dot + i), &loss, &lost)
-            part = and_ne_f64(weight, zero, mul_f64(weight, apart))
-            loss = whole_log_lanes(loss, part, add_f64(log_rest, lost))
+            at_index = and_ne_f64(weight, zero, mul_f64(weight, apart))
+            loss = whole_log_lanes(loss, at_index, add_f64(log_rest, lost))
         else:
             apart = sub_f64(m, load_f64(l.at_target + i))
             loss = add_f64(loss, load_f64(l.dot + i))

@@ -1,5 +1,6 @@
 """softmax_backward, softmax_jvp, softmax_jacobian against the oracle, central differences and each other."""
 
+import mpmath
 import numpy as np
 import oracle
 import pytest
@@ -60,6 +61,23 @@ def test_errors_of_a_long_dot_product_do_not_add_up(operator, shape):
     assert vjp_error(operator(grad, output), grad, output) <= MAX_ULP
     columns = operator(grad.T.copy(), output.T.copy(), 0)
     assert np.array_equal(columns, operator(grad, output).T)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("width", [33, 64, 65, 127, 1000, 1025, 3001, 70_001])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dot_product_that_cancels_keeps_its_digits(dtype, width, operator, rng):
+    """What is left of it has the error of its own size, not of the terms': where it is 0, none."""
+    output = np.tile(rng.uniform(0.5, 1, (3, (width + 1) // 2)).astype(dtype), 2)[:, :width]
+    half = rng.standard_normal((3, (width + 1) // 2)).astype(dtype) * 1000
+    grad = np.concatenate([half, -half], axis=1)[:, :width]
+    dots = [mpmath.fdot(g.tolist(), p.tolist()) for g, p in zip(grad, output, strict=True)]
+    dot = np.array([oracle.WIDE(float(d)) + oracle.WIDE(float(d - float(d))) for d in dots])[:, None]
+    want = oracle.wide(output) * (oracle.wide(grad) - dot)
+    scale = output * np.maximum(np.abs(grad), np.abs(dot))
+    assert oracle.max_ulp(operator(grad, output), want, scale=scale) <= 3
+    columns = operator(np.ascontiguousarray(grad.T), np.ascontiguousarray(output.T), 0)
+    assert np.array_equal(columns.T, operator(grad, output))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

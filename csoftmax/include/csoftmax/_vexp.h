@@ -102,6 +102,9 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
 #define EXP_ROW_LESS_LOW_f64(a, z)                                                                           \
     _mm512_permutex2var_pd(sub_f64(a, _mm512_load_pd(csm_exp_low_f64)), _mm512_castpd_si512(z),              \
                            sub_f64(a, _mm512_load_pd(csm_exp_low_f64 + 8)))
+/* e^f - 1: f is so small that its own rounding does not show */
+#define EXP_Q_f32(f, g, k) fma_f32(mul_f32(f, f), EXP_H_f32(f), f)
+#define EXP_Q_f64(f, g, k) fma_f64(mul_f64(f, f), EXP_H_f64(f), f)
 #define EXP_H_f32(f) fma_f32(f, set1_f32(0x1.5556398c6f960p-3f), set1_f32(0x1.00022022a1c8ap-1f))
 #define EXP_H_f64(f)                                                                                         \
     CSM_HORNER_f64(f, 5, 0x1.6c14c5dfe64a3p-10, 0x1.11123b442993ep-7, 0x1.5555555900631p-5,                  \
@@ -116,6 +119,9 @@ CSM_INLINE v_f64 csm_power_f64(v_f64 z) {
 #define EXP_LESS_ROUNDING_f64(a, product, p, s) (a)
 #define EXP_ROW_LESS_LOW_f32(a, z) (a)
 #define EXP_ROW_LESS_LOW_f64(a, z) (a)
+/* e^f - 1 = g + (f^2 h(f) - k LN2_LO), past the rounding of f = g - k LN2_LO */
+#define EXP_Q_f32(f, g, k) sub_f32(g, fnma_f32(mul_f32(f, f), EXP_H_f32(f), mul_f32(k, set1_f32(EXP_LN2_LO_f32))))
+#define EXP_Q_f64(f, g, k) sub_f64(g, fnma_f64(mul_f64(f, f), EXP_H_f64(f), mul_f64(k, set1_f64(EXP_LN2_LO_f64))))
 #define csm_power_f32(z) bits_shl_f32(z, 23)
 #define csm_power_f64(z) bits_shl_f64(z, 52)
 #define EXP_H_f32(f)                                                                                         \
@@ -174,7 +180,7 @@ CSM_HORNER(f64, double)
                         : how == EXP_ROW ? sub_##T(r, EXP_ROW_LESS_LOW_##T(s.center, z))                     \
                                          : sub_##T(r, EXP_LESS_LOW_##T(s.center, z));                        \
         const v_##T f = fnma_##T(k, set1_##T(EXP_LN2_LO_##T), g);                                            \
-        const v_##T q = fma_##T(mul_##T(f, f), EXP_H_##T(f), f);                                             \
+        const v_##T q = EXP_Q_##T(f, g, k);                                                                  \
         const v_##T p = csm_power_##T(z);                                                                    \
         return keep_##T(d, set1_##T(EXP_MIN_##T), fma_##T(p, q, p));                                         \
     }
