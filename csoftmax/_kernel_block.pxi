@@ -3,12 +3,14 @@
 
 cdef struct Ahead:
     # The block that comes next: its maximum is taken, and so its lines are fetched, by the sweep before it. Where
-    # there is none, the block itself.
+    # there is none, or a much shorter one, the block itself.
     const void *x             # of "storage"
     int storage
     real *kept                # where it is kept as reals, unless it is of reals
     Py_ssize_t n
     const void *y             # lines that are to be at hand for writing: announced_lines
+    bint known                # the next block is shorter, and its maximum known beforehand
+    real maximum
 
 
 cdef struct Behind:
@@ -393,7 +395,7 @@ cdef inline real exp_block_far(const real *x, Py_ssize_t n, real maximum, double
         stats[2] = v_hadd(fold_add(ties))
         if maximum == INFINITY and has_nan(x, n, 1):
             stats[2] = NAN
-    return v_hmax(top[0])
+    return ahead.maximum if ahead.known else v_hmax(top[0])
 
 
 cdef inline real exp_block(const real *x, Py_ssize_t n, real maximum, double t, real *e, double *stats,

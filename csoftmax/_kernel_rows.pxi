@@ -203,13 +203,26 @@ cdef inline const real *first_block(const Strip *s, const bint half) noexcept no
     return s.kept
 
 
+cdef void take_first(Ahead *ahead, const real *next, const real *x, Py_ssize_t n) noexcept nogil:
+    # of a much shorter block: the sweep over x is at full speed only as long as there is something ahead
+    load_ahead(ahead, 0)
+    ahead.known = True
+    ahead.maximum = block_max(next, ahead.n)
+    ahead.x = x
+    ahead.n = n
+    ahead.storage = REAL
+
+
 cdef inline const real *set_ahead(Ahead *ahead, const Strip *s, Py_ssize_t row, Py_ssize_t b, const real *x,
                                   const bint half) noexcept nogil:
     # from x, block b of a row, to the next one; where that is, as reals
+    cdef Py_ssize_t n = block_length(s.n, b)
+    cdef const real *next
     ahead.x = x
     ahead.kept = <real *> x
-    ahead.n = block_length(s.n, b)
+    ahead.n = n
     ahead.storage = REAL
+    ahead.known = False
     if b + 1 < blocks_of(s.n):
         b += 1
     elif row + 1 < s.rows:
@@ -219,11 +232,15 @@ cdef inline const real *set_ahead(Ahead *ahead, const Strip *s, Py_ssize_t row, 
         return x
     ahead.x = x_at(s, row, b, half)
     ahead.n = block_length(s.n, b)
-    if not half:
-        return <const real *> ahead.x
-    ahead.storage = s.storage
-    ahead.kept = s.kept + (BLOCK if x == s.kept else 0)
-    return ahead.kept
+    if half:
+        ahead.storage = s.storage
+        ahead.kept = s.kept + (BLOCK if x == s.kept else 0)
+        next = ahead.kept
+    else:
+        next = <const real *> ahead.x
+    if ahead.n < n // 2:
+        take_first(ahead, next, x, n)
+    return next
 
 
 cdef inline void long_rows(const Strip *s, real *scratch, double *stats, int operation, const bint keep,

@@ -397,6 +397,7 @@ cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py
     # the block after b, where it lies ready in memory; whether there is one
     cdef bint ready = job.direct and b + 1 < end
     ahead.storage = REAL
+    ahead.known = False
     ahead.x = block + BLOCK if ready else block
     ahead.n = block_length(job.n, b + 1 if ready else b)
     return ready
