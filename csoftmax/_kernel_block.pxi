@@ -734,7 +734,7 @@ cdef inline vec gradient(vec g, vec p, const Slope *slope, const int operation) 
 
 
 cdef inline bint has_rest(const int operation) noexcept nogil:
-    # of a dot product as large as what it is taken from, the rounding counts too
+    # the rounding of the sum of all gradients, which may be larger than any, counts too
     return operation == LOG_SOFTMAX_VJP
 
 

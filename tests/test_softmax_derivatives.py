@@ -80,6 +80,23 @@ def test_a_dot_product_that_cancels_keeps_its_digits(dtype, width, operator, rng
     assert np.array_equal(columns.T, operator(grad, output))
 
 
+DERIVATIVES = [*OPERATORS, csoftmax.log_softmax_backward, csoftmax.log_softmax_jvp]
+
+
+@pytest.mark.parametrize("operator", DERIVATIVES)
+@pytest.mark.parametrize("columns", [5, 4096])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_terms_of_different_blocks_cancel_alike_in_rows_and_columns(dtype, columns, operator):
+    """2**60 + 1 - 2**60, each in another block: what joining the blocks rounds off is kept."""
+    grad, output = np.zeros((1, 3072), dtype), np.ones((1, 3072), dtype)
+    if operator not in OPERATORS:
+        output[:] = 0  # log p
+    grad[0, 0], grad[0, 1024], grad[0, 2048] = 2.0**60, 1, -(2.0**60)
+    rows = operator(grad, output)
+    assert rows[0, 1] == -1
+    assert np.array_equal(operator(grad.T.repeat(columns, 1), output.T.repeat(columns, 1), 0)[:, -1], rows[0])
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_axis(dtype, shape, rng):

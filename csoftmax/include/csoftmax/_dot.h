@@ -1,5 +1,5 @@
-/* Dot products and sums as if in twice the precision: what a derivative takes from each of its terms is rounded once,
- * however many digits cancelled in it. In single precision they are multiplied and added up in double; in double
+/* Dot products and sums as if in twice the precision: however many digits cancel in them, a derivative subtracts them
+ * with one rounding. In single precision they are multiplied and added up in double; in double
  * precision what products and sums lose is added up beside them (Dot2 of T. Ogita, S. M. Rump and S. Oishi,
  * doi:10.1137/030601818).
  *
@@ -81,8 +81,8 @@ CSM_INLINE csm_dot csm_dot_join(csm_dot a, csm_dot b) {
 }
 #endif
 
-/* The accumulators of VL columns among others: of "rows" rows of accumulators, "across" apart, the first is at sums. What
- * double precision lost lies behind all rows. */
+/* The accumulators of VL columns among others: of "rows" rows of accumulators, "across" apart, the first is at sums.
+ * What double precision lost lies behind all rows. */
 CSM_INLINE void csm_dot_store(double *sums, ptrdiff_t rows, ptrdiff_t across, csm_dot a) {
     for (int i = 0; i < DOT_PARTS; i++) store_f64(sums + i * VL64, a.sum[i]);
 #if CSM_BITS == 64
@@ -123,18 +123,9 @@ CSM_INLINE void csm_dot_fold_lanes(v_f64 *sum, v_f64 *lost, int count) {
 
 /* (sum + lost) * scale, a power of two, as two reals each, or as one where low is NULL */
 CSM_INLINE void csm_dot_split_lanes(v_f64 sum, v_f64 lost, double scale, csm_real *high, csm_real *low) {
-    const v_f64 by = set1_f64(scale);
-#if CSM_BITS == 32
-    (void)lost;
-    sum = mul_f64(sum, by);
-    lost = set1_f64(0);
-#else
-    const v_f64 less = csm_finite_lanes(lost), both = add_f64(sum, less);
-    lost = mul_f64(add_f64(sub_f64(sum, both), less), by);
-    sum = mul_f64(both, by);
-#endif
-    if (low != NULL) csm_split_lanes(sum, lost, high, low);
-    else v_narrow(high, sum);
+    const v_f64 by = set1_f64(scale), less = csm_finite_lanes(lost), both = add_f64(sum, less);
+    if (low == NULL) v_narrow(high, mul_f64(both, by));
+    else csm_split_lanes(mul_f64(both, by), mul_f64(add_f64(sub_f64(sum, both), less), by), high, low);
 }
 
 /* of VL64 columns, from "count" of the rows that csm_dot_store wrote */

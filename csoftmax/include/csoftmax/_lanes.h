@@ -3,8 +3,8 @@
  * LANES accumulators take part in every sum, whatever the level: element i of a block goes to accumulator
  * i % LANES, and the accumulators are folded by halving. A vector holds VL of them, NV vectors hold all. Each
  * SUBBLOCK has accumulators of its own, which are added to those of the block: no chain of additions is longer
- * than eight. Blocks beyond SHORT are folded in higher precision. Gradients of rows beyond PLAIN take their dot product
- * as if in twice the precision (_dot.h).
+ * than eight. Blocks beyond SHORT are folded in higher precision. Derivatives take their dot products as if in twice the
+ * precision (_dot.h), but for softmax's in rows of up to PLAIN.
  */
 #ifndef CSOFTMAX_LANES_H
 #define CSOFTMAX_LANES_H
