@@ -141,6 +141,7 @@ cdef extern from "csoftmax/_convert.h" nogil:
     int64_t load_index "csm_load_index"(int, const char *) noexcept
 
 include "_kernel_block.pxi"
+include "_kernel_gradient.pxi"
 include "_kernel_lanes.pxi"
 include "_kernel_rows.pxi"
 include "_kernel_columns.pxi"
