@@ -105,22 +105,6 @@ CSM_INLINE csm_dot csm_dot_load(const double *sums, ptrdiff_t rows, ptrdiff_t ac
     return a;
 }
 
-/* sum + lost, one a lane, of accumulators that belong to the lane */
-CSM_INLINE void csm_dot_fold_lanes(v_f64 *sum, v_f64 *lost, int count) {
-    (void)lost;
-    for (int half = count / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
-#if CSM_BITS == 32
-            sum[i] = add_f64(sum[i], sum[i + half]);
-#else
-            v_f64 error;
-            csm_two_sum_lanes(sum[i], sum[i + half], &sum[i], &error);
-            lost[i] = add_f64(add_f64(lost[i], lost[i + half]), error);
-#endif
-        }
-    }
-}
-
 /* (sum + lost) * scale, a power of two, as two reals each, or as one where low is NULL */
 CSM_INLINE void csm_dot_split_lanes(v_f64 sum, v_f64 lost, double scale, csm_real *high, csm_real *low) {
     const v_f64 by = set1_f64(scale), less = csm_finite_lanes(lost), both = add_f64(sum, less);
@@ -136,7 +120,7 @@ CSM_INLINE void csm_dot_columns(const double *sums, ptrdiff_t rows, ptrdiff_t ac
         sum[i] = load_f64(sums + i * across);
         lost[i] = CSM_BITS == 64 ? load_f64(sums + (rows + i) * across) : set1_f64(0);
     }
-    csm_dot_fold_lanes(sum, lost, count);
+    csm_halve_lanes(sum, lost, count);
     *high = sum[0];
     *low = lost[0];
 }
@@ -149,15 +133,10 @@ CSM_INLINE void csm_dot_row(csm_dot a, double *high, double *low) {
     *high = hadd_f64(a.sum[0]);
     *low = 0;
 #else
-    double sum[VL], lost[VL], error;
+    double sum[VL], lost[VL];
     store_f64(sum, a.sum[0]);
     store_f64(lost, a.lost);
-    for (int half = VL / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            csm_two_sum(sum[i], sum[i + half], &sum[i], &error);
-            lost[i] = (lost[i] + lost[i + half]) + error;
-        }
-    }
+    csm_halve(sum, lost, VL);
     *high = sum[0];
     *low = lost[0];
 #endif
@@ -182,7 +161,7 @@ CSM_INLINE void csm_dot_rows(const csm_dot *rows, double scale, csm_real *high, 
     for (int r = 0; r < VL; r++) store_f64(lanes + r * VL, rows[r].lost);
     for (int i = 0; i < VL; i += CSM_QUAD)
         v_quads_in(lanes + i, VL, VL - i < CSM_QUAD ? VL - i : CSM_QUAD, lost + i);
-    csm_dot_fold_lanes(sum, lost, VL);
+    csm_halve_lanes(sum, lost, VL);
     csm_dot_split_lanes(sum[0], lost[0], scale, high, low);
 #endif
 }

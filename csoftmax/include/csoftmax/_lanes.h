@@ -94,27 +94,36 @@ CSM_INLINE void csm_two_sum(double a, double b, double *sum, double *error) {
     *sum = s;
 }
 
+/* accumulators, and what they have lost, to the first of them, by halving */
+CSM_INLINE void csm_halve(double *sum, double *lost, int count) {
+    double error;
+    for (int half = count / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            csm_two_sum(sum[i], sum[i + half], &sum[i], &error);
+            lost[i] = (lost[i] + lost[i + half]) + error;
+        }
+    }
+}
+
 /* LANES accumulators to hi + lo, by halving. In single precision a double holds their sum with digits to spare,
  * and lo is 0: so it is in the quotient below. */
 CSM_INLINE void csm_fold(const csm_real *a, double *hi, double *lo) {
-    *lo = 0;
 #if CSM_BITS == 32
     v_f64 s[LANES / VL_f64];
     for (int i = 0; i < LANES / VL_f64; i++) s[i] = v_widen(a + i * VL_f64);
     for (int half = LANES / VL_f64 / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) s[i] = add_f64(s[i], s[i + half]);
     *hi = hadd_f64(s[0]);
+    *lo = 0;
 #else
-    double s[LANES], error;
-    for (int i = 0; i < LANES; i++) s[i] = a[i];
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            csm_two_sum(s[i], s[i + half], &s[i], &error);
-            *lo += error;
-        }
+    double sum[LANES], lost[LANES];
+    for (int i = 0; i < LANES; i++) {
+        sum[i] = a[i];
+        lost[i] = 0;
     }
-    *hi = s[0];
-    if (!(fabs(*lo) < INFINITY)) *lo = 0;
+    csm_halve(sum, lost, LANES);
+    *hi = sum[0];
+    *lo = fabs(lost[0]) < INFINITY ? lost[0] : 0;
 #endif
 }
 
@@ -166,24 +175,31 @@ CSM_INLINE void csm_join_pair_lanes(const csm_real *a, const csm_real *b, v_f64 
 #endif
 }
 
-/* accumulator i of the rows stands at a + i * step */
-CSM_INLINE void csm_fold_lanes(const csm_real *a, ptrdiff_t step, v_f64 *hi, v_f64 *lo) {
-    v_f64 s[LANES];
-    *lo = set1_f64(0);
-    for (int i = 0; i < LANES; i++) s[i] = v_widen(a + i * step);
-    for (int half = LANES / 2; half > 0; half /= 2) {
+CSM_INLINE void csm_halve_lanes(v_f64 *sum, v_f64 *lost, int count) {
+    (void)lost;
+    for (int half = count / 2; half > 0; half /= 2) {
         for (int i = 0; i < half; i++) {
 #if CSM_BITS == 32
-            s[i] = add_f64(s[i], s[i + half]);
+            sum[i] = add_f64(sum[i], sum[i + half]);
 #else
             v_f64 error;
-            csm_two_sum_lanes(s[i], s[i + half], &s[i], &error);
-            *lo = add_f64(*lo, error);
+            csm_two_sum_lanes(sum[i], sum[i + half], &sum[i], &error);
+            lost[i] = add_f64(add_f64(lost[i], lost[i + half]), error);
 #endif
         }
     }
-    *hi = s[0];
-    *lo = csm_finite_lanes(*lo);
+}
+
+/* accumulator i of the rows stands at a + i * step */
+CSM_INLINE void csm_fold_lanes(const csm_real *a, ptrdiff_t step, v_f64 *hi, v_f64 *lo) {
+    v_f64 sum[LANES], lost[LANES];
+    for (int i = 0; i < LANES; i++) {
+        sum[i] = v_widen(a + i * step);
+        lost[i] = set1_f64(0);
+    }
+    csm_halve_lanes(sum, lost, LANES);
+    *hi = sum[0];
+    *lo = csm_finite_lanes(lost[0]);
 }
 
 CSM_INLINE void csm_quotient_lanes(v_f64 a, v_f64 b, v_f64 rest, v_f64 *hi, v_f64 *lo) {
