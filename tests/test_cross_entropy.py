@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import threading
+import time
 
 import numpy as np
 import oracle
@@ -413,24 +414,30 @@ def test_gradients_at_the_target_keep_their_digits_where_it_is_almost_certain(dt
 
 
 def test_targets_that_change_during_the_call_are_never_read_out_of_bounds():
-    """Whatever another thread writes there: a loss, or an IndexError, but no access outside the logits."""
-    logits = np.zeros((200000, 3), "f")
-    target = np.zeros(200000, int)
+    """Those that have passed the check, and lie far outside when the kernel comes to them, do not count."""
+    rows = 200000
+    logits = np.zeros((rows, 3), "f")
+    target = np.zeros(rows, int)
     done = threading.Event()
 
     def change():
         while not done.is_set():
             target[:] = 2**50
+            done.wait(0.002)
             target[:] = 0
+            done.wait(0.002)
 
     other = threading.Thread(target=change)
     other.start()
+    changed = 0
     try:
-        for _ in range(30):
+        end = time.monotonic() + 60
+        while changed < 3 and time.monotonic() < end:
             with contextlib.suppress(IndexError):
                 loss, grad = csoftmax.cross_entropy_with_grad(logits, target, reduction="sum")
-                assert np.isfinite(loss)
                 assert np.isfinite(grad).all()
+                changed += loss < 0.999 * rows * np.log(3)
     finally:
         done.set()
         other.join()
+    assert changed == 3
