@@ -99,6 +99,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     const double EXP_SCALE_f64
     void stream_fence "csm_stream_fence"() noexcept
     void prefetch "csm_prefetch"(const void *) noexcept
+    void prefetch_next "csm_prefetch_next"(const void *) noexcept
     void prefetch_write "csm_prefetch_write"(const void *) noexcept
 
 cdef extern from "csoftmax/_dot.h" nogil:

@@ -1,28 +1,30 @@
 # The axis is not last: vectors of neighbouring columns walk down it, one column a lane. Accumulator i % LANES
 # takes row i, as in a contiguous row, so that a column's bits are those of the same numbers in a row.
 #
-# A panel that fits into scratch is copied there first, and read from memory only for that: its rows may lie at a
-# stride that makes them compete for the same lines of the cache. Larger panels are wide, and are swept along their
-# rows, three times: what a sweep touches lies together, where a narrow panel of many rows is a page a row.
+# A panel is swept along its rows, few of them at a time: what a sweep touches lies together, and rows at a stride that
+# makes them compete for the same lines of the cache are not met together.
 
 cdef enum:
     TOGETHER = 4              # rows that share one load of what belongs to their columns
     VECTORS_AHEAD = 8         # are fetched while one is worked on
-    NEAR_ROWS = 512           # elements from one row to the next, at most
 
 
 cdef struct Panel:
     const real *x
     const real *p
     real *y
+    real *e                       # where exponentials wait: in scratch, or in the result
+    const real *beside            # the panel that comes next
     Py_ssize_t n
     Py_ssize_t width              # columns
     Py_ssize_t x_step             # elements from one row of the panel to the next
     Py_ssize_t p_step
     Py_ssize_t y_step
+    Py_ssize_t e_step
+    Py_ssize_t beside_step
     double t                      # the temperature, and its reciprocal
     double inv_t
-    bint staged                   # copied into scratch
+    bint staged                   # logits are copied into scratch, where exponentials replace them
     bint stream
     const double *coefficient     # one a column, or NULL for 1
     double *top                   # the maximum of each column (CROSS_ENTROPY*)
@@ -46,9 +48,8 @@ cdef struct Tile:
     real *after
     real *total                   # LANES accumulators a column
     real *ties
-    real *e                       # logits, then exponentials; or the incoming gradient
-    real *p                       # the forward's output, in the derivatives
     double *dots                  # the dot products' accumulators, in place of total and ties
+    real *e                       # the exponentials, where they wait here
     double *top
     double *log_sum
     double *log_rest
@@ -65,10 +66,9 @@ cdef inline Py_ssize_t across_of(Py_ssize_t width) noexcept nogil:
     return across + VL if across * <Py_ssize_t> sizeof(real) % 1024 == 0 else across
 
 
-cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged, bint derivative) noexcept nogil:
-    cdef Py_ssize_t across = across_of(width), rows = n * (2 if derivative else 1) if staged else 0
-    return ((8 + 2 * LANES + rows) * across * <Py_ssize_t> sizeof(real)
-            + (3 + STATS * blocks_of(n)) * across * <Py_ssize_t> sizeof(double))
+cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged) noexcept nogil:
+    return across_of(width) * ((8 + 2 * LANES + (n if staged else 0)) * <Py_ssize_t> sizeof(real)
+                               + (3 + STATS * blocks_of(n)) * <Py_ssize_t> sizeof(double))
 
 
 cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
@@ -91,7 +91,6 @@ cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch
     t.ties = t.total + LANES * t.across
     t.dots = <double *> t.total
     t.e = t.ties + LANES * t.across
-    t.p = t.e + n * t.across
 
 
 cdef inline vec load_columns(const real *p, Py_ssize_t left, real fill) noexcept nogil:
@@ -99,7 +98,7 @@ cdef inline vec load_columns(const real *p, Py_ssize_t left, real fill) noexcept
     return v_load(p) if left >= VL else v_load_n(p, lanes_left(left), fill)
 
 
-cdef inline void store_columns(real *p, Py_ssize_t left, vec a, const bint stream) noexcept nogil:
+cdef inline void store_columns(real *p, Py_ssize_t left, vec a, bint stream) noexcept nogil:
     if left < VL:
         v_store_n(p, lanes_left(left), a)
     elif stream:
@@ -108,94 +107,67 @@ cdef inline void store_columns(real *p, Py_ssize_t left, vec a, const bint strea
         v_store(p, a)
 
 
-cdef inline Py_ssize_t some_ahead(Py_ssize_t left, Py_ssize_t step, Py_ssize_t rows) noexcept nogil:
-    # How far the vector to be fetched is from one with so many columns left, where so many rows are worked on together:
-    # further on in its row; or further down, where that row ends and, as in a narrow array, the next one follows.
-    return VECTORS_AHEAD * VL + ((rows - 1) * step if left <= VECTORS_AHEAD * VL and step <= NEAR_ROWS else 0)
+cdef inline Py_ssize_t fetched(Py_ssize_t c, Py_ssize_t width, Py_ssize_t further) noexcept nogil:
+    # How far from a vector at column c that lies which is to be fetched: in the same row, or, where that ends, in the
+    # one that will be next, "further" on.
+    return VECTORS_AHEAD * VL + (0 if c < width - VECTORS_AHEAD * VL else further - width)
 
 
-cdef inline void stage_vectors(const real *x, Py_ssize_t step, Py_ssize_t left, real *e, Py_ssize_t across,
-                               real *maxima, Py_ssize_t ahead, const Py_ssize_t rows, const bint copied) noexcept nogil:
+cdef inline void top_vectors(const real *x, Py_ssize_t step, Py_ssize_t left, Py_ssize_t ahead, real *e,
+                             Py_ssize_t e_step, real *maxima, const Py_ssize_t rows, const bint staged) noexcept nogil:
     cdef Py_ssize_t k
     cdef vec a, top = v_load(maxima)
     for k in range(rows):
         prefetch(x + k * step + ahead)
         a = load_columns(x + k * step, left, 0)
-        if copied:
-            v_store(e + k * across, a)
+        if staged:
+            v_store(e + k * e_step, a)
         top = v_max(a, top)
     v_store(maxima, top)
 
 
-cdef inline void stage_all(const real *x, Py_ssize_t step, Py_ssize_t width, Py_ssize_t rows, real *e,
-                           Py_ssize_t across, real *maxima, const bint copied) noexcept nogil:
-    cdef Py_ssize_t i = 0, c
-    for c from 0 <= c < across by VL:
-        v_store(maxima + c, v_set1(-INFINITY))
-    while i <= rows - TOGETHER:
-        for c from 0 <= c < width by VL:
-            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c,
-                          some_ahead(width - c, step, TOGETHER), TOGETHER, copied)
+cdef inline void top_rows(const Panel *s, Py_ssize_t i, Py_ssize_t e_step, real *maxima, const Py_ssize_t rows,
+                          const bint staged) noexcept nogil:
+    cdef const real *x = s.x + i * s.x_step
+    cdef real *e = s.e + i * e_step if staged else NULL
+    cdef Py_ssize_t step = s.x_step, width = s.width, c = 0
+    while c <= width - VL:
+        top_vectors(x + c, step, VL, fetched(c, width, rows * step), e + c, e_step, maxima + c, rows, staged)
+        c += VL
+    if c < width:
+        top_vectors(x + c, step, width - c, fetched(c, width, rows * step), e + c, e_step, maxima + c, rows, staged)
+
+
+cdef inline void find_maxima(const Panel *s, const Tile *t, const bint staged) noexcept nogil:
+    cdef Py_ssize_t c, i = 0
+    for c from 0 <= c < t.columns by VL:
+        v_store(t.maxima + c, v_set1(-INFINITY))
+    while i <= s.n - TOGETHER:
+        top_rows(s, i, t.across, t.maxima, TOGETHER, staged)
         i += TOGETHER
-    while i < rows:
-        for c from 0 <= c < width by VL:
-            stage_vectors(x + i * step + c, step, width - c, e + i * across + c, across, maxima + c,
-                          some_ahead(width - c, step, 1), 1, copied)
+    while i < s.n:
+        top_rows(s, i, t.across, t.maxima, 1, staged)
         i += 1
 
 
-cdef void stage_panel(const real *x, Py_ssize_t step, Py_ssize_t width, Py_ssize_t rows, real *e, Py_ssize_t across,
-                      real *maxima) noexcept nogil:
-    # rows to scratch, and the maxima of their columns
-    stage_all(x, step, width, rows, e, across, maxima, True)
-
-
-cdef void panel_maxima(const real *x, Py_ssize_t step, Py_ssize_t width, Py_ssize_t rows, Py_ssize_t across,
-                       real *maxima) noexcept nogil:
-    stage_all(x, step, width, rows, NULL, across, maxima, False)
+cdef void panel_maxima(Panel *s, const Tile *t) noexcept nogil:
+    # of one block; what is staged is from then on of whole vectors
+    if not s.staged:
+        find_maxima(s, t, False)
+        return
+    find_maxima(s, t, True)
+    s.x = s.e
+    s.x_step = t.across
+    s.width = t.columns
 
 
 cdef inline bint is_derivative(const int operation) noexcept nogil:
     return operation == SOFTMAX_GRAD or operation == LOG_SOFTMAX_VJP or operation == LOG_SOFTMAX_JVP
 
 
-cdef struct Source:
-    # where the rows of a block are read: in scratch, or in the panel itself
-    real *x
-    real *p
-    Py_ssize_t x_step
-    Py_ssize_t p_step
-    Py_ssize_t width
-    real *e                       # and where exponentials wait: in scratch, or in the result
-    Py_ssize_t e_step
-    bint scratch
-
-
-cdef inline Source source_of(const Panel *s, const Tile *t, Py_ssize_t b) noexcept nogil:
-    cdef Source from_
-    from_.scratch = s.staged
-    if s.staged:
-        from_.x_step = from_.p_step = t.across
-        from_.width = t.columns
-        from_.x = t.e + b * BLOCK * t.across
-        from_.p = t.p + b * BLOCK * t.across
-        from_.e = from_.x
-        from_.e_step = t.across
-    else:
-        from_.x_step = s.x_step
-        from_.p_step = s.p_step
-        from_.width = s.width
-        from_.x = <real *> s.x + b * BLOCK * s.x_step
-        from_.p = <real *> s.p + b * BLOCK * s.p_step
-        from_.e = s.y + b * BLOCK * s.y_step
-        from_.e_step = s.y_step
-    return from_
-
-
 cdef inline bint exps_wait(const Panel *s, const int operation) noexcept nogil:
-    # Exponentials are computed once, and wait to be scaled. Cross-entropy's cannot wait in its result, which may be
-    # the logits; nor can they in a result that is stored past the caches.
-    return s.staged or (operation == SOFTMAX and not s.stream)
+    # Exponentials are computed once, and wait to be scaled; but not in a result that is stored past the caches.
+    return (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD) and (s.staged or not s.stream)
 
 
 cdef inline shift_t load_shift(const Tile *t, Py_ssize_t c) noexcept nogil:
@@ -220,301 +192,319 @@ cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double
     return v_exp(x, d[0], shift, EXP_LANES)
 
 
-cdef inline void exp_rows(const real *x, Py_ssize_t step, Py_ssize_t rows, const shift_t *shift, vec away,
-                          double temperature, real *e, Py_ssize_t e_step, real *apart, vec *counts, const bint far,
-                          const bint split) noexcept nogil:
-    # exponentials of a vector of columns to e, unless that is NULL; and (split) those below the maximum to "apart"
-    cdef Py_ssize_t i
-    cdef vec a, d, below
-    for i in range(rows):
-        a = column_exp(v_load(x + i * step), &d, shift, away, temperature, far)
-        if e != NULL:
-            v_store(e + i * e_step, a)
-        if split:
-            below = v_set1(0)
-            v_sum_apart(d, a, &below, counts)
-            v_store(apart + i * VL, below)
+# ------------------------------------------------------------------------------------------------- sums
+
+cdef struct Lane:
+    # the rows that add to one accumulator, or to every fourth: so many of the panel's apart
+    const real *x
+    const real *p
+    real *e
+    const real *beside
+    Py_ssize_t rows               # from its first one to the last of all
+    Py_ssize_t x_step
+    Py_ssize_t p_step
+    Py_ssize_t e_step
+    Py_ssize_t beside_step
+    Py_ssize_t x_further          # from its first row to that of the lane which comes next
+    Py_ssize_t p_further
+    Py_ssize_t e_further
 
 
-cdef inline void sum_lanes(const real *a, Py_ssize_t step, Py_ssize_t rows, bint further, bint few, real *total,
-                           Py_ssize_t across) noexcept nogil:
-    # What the rows of one subblock add to the accumulators of a vector of columns. Every fourth of them is in registers
-    # at a time; where the rows are few, so is what halving makes of them, and only that is stored.
-    cdef Py_ssize_t i, j, k
-    cdef vec part[QUARTER]
-    cdef vec four[4]
-    for j in range(4):
-        for k in range(QUARTER):
-            part[k] = v_set1(0)
-        if few and rows <= 4:
-            four[j] = v_load(a + j * step) if j < rows else part[0]
-            continue
-        i = j
-        while i < rows - LANES + 4:
-            for k in range(QUARTER):
-                part[k] = v_add(part[k], v_load(a + (i + k * 4) * step))
-            i += LANES
-        for k in range(QUARTER):
-            if i + k * 4 < rows:
-                part[k] = v_add(part[k], v_load(a + (i + k * 4) * step))
-        if few:
-            k = QUARTER // 2
-            while k > 0:
-                for i in range(k):
-                    part[i] = v_add(part[i], part[i + k])
-                k //= 2
-            four[j] = part[0]
-            continue
-        for k in range(QUARTER):
-            if further:
-                part[k] = v_add(v_load(total + (j + k * 4) * across), part[k])
-            v_store(total + (j + k * 4) * across, part[k])
-    if few:
-        v_store(total, v_add(four[0], four[2]))
-        v_store(total + across, v_add(four[1], four[3]))
+cdef inline Lane lane_of(const Panel *s, Py_ssize_t i, Py_ssize_t end, Py_ssize_t further) noexcept nogil:
+    # from row i on; the next one starts so many rows further
+    cdef Lane lane
+    lane.x = s.x + i * s.x_step
+    lane.p = s.p + i * s.p_step
+    lane.e = s.e + i * s.e_step
+    lane.rows = end - i
+    lane.beside = s.beside + i * s.beside_step
+    lane.beside_step = s.beside_step
+    lane.x_step = s.x_step
+    lane.p_step = s.p_step
+    lane.e_step = s.e_step
+    lane.x_further = further * s.x_step - s.width
+    lane.p_further = further * s.p_step - s.width
+    lane.e_further = further * s.e_step - s.width
+    return lane
 
 
-cdef inline void exps_and_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, vec away,
-                               double temperature, real *total, Py_ssize_t across, real *ties, const bint far,
-                               const bint keep, const bint split) noexcept nogil:
-    cdef bint few = rows <= SHORT
-    cdef Py_ssize_t first, count
-    cdef real *e
-    cdef real apart[SUBBLOCK * VL]
-    cdef vec counts = v_set1(0)
-    for first from 0 <= first < rows by SUBBLOCK:
-        count = rows - first if rows - first < SUBBLOCK else SUBBLOCK
-        e = from_.e + first * from_.e_step + c
-        exp_rows(from_.x + first * from_.x_step + c, from_.x_step, count, shift, away, temperature, e if keep else NULL,
-                 from_.e_step, apart, &counts, far, split)
-        if split:
-            sum_lanes(apart, VL, count, first > 0, few, total, across)
-        else:
-            sum_lanes(e, from_.e_step, count, first > 0, few, total, across)
-    if split:
-        v_store(ties, counts)
+cdef inline vec exp_term(vec part, const real *x, real *e, Py_ssize_t ahead, Py_ssize_t left, const shift_t *shift,
+                         vec away, double t, vec *counts, const int operation, const bint far,
+                         const bint keep) noexcept nogil:
+    cdef vec a, d
+    a = column_exp(load_columns(x, left, 0), &d, shift, away, t, far)
+    gather_sums(a, d, NULL, &part, counts, False, operation != SOFTMAX)
+    if keep:
+        prefetch_write(e + ahead)
+        store_columns(e, left, a, False)
+    return part
 
 
-cdef inline vec plain_term(vec sum, const real *g, const real *p, Py_ssize_t left) noexcept nogil:
-    return v_fma(load_columns(g, left, 0), load_columns(p, left, 0), sum)
+cdef inline vec lane_sum(const Lane *lane, Py_ssize_t c, Py_ssize_t left, bint last, const shift_t *shift, vec away,
+                         double t, vec *counts, const int operation, const bint far, const bint keep) noexcept nogil:
+    # of the exponentials of a vector of columns, which are left to wait (keep)
+    cdef const real *x = lane.x + c
+    cdef real *e = lane.e + c
+    cdef Py_ssize_t i, x_ahead = VECTORS_AHEAD * VL + (lane.x_further if last else 0)
+    cdef Py_ssize_t ahead = VECTORS_AHEAD * VL + (lane.e_further if last else 0)
+    cdef vec part = v_set1(0)
+    for i from 0 <= i < lane.rows by LANES:
+        prefetch(x + x_ahead)
+        part = exp_term(part, x, e, ahead, left, shift, away, t, counts, operation, far, keep)
+        x += LANES * lane.x_step
+        e += LANES * lane.e_step
+    return part
 
 
-cdef inline vec plain_lanes(const real *g, Py_ssize_t step, const real *p, Py_ssize_t p_step, Py_ssize_t rows,
-                            const Py_ssize_t left) noexcept nogil:
-    # as dot_lanes, but of columns that may lie beyond the panel's last
-    cdef Py_ssize_t i, j, k
-    cdef vec part[QUARTER]
-    cdef vec four[4]
-    for j in range(4):
-        for k in range(QUARTER):
-            part[k] = v_set1(0)
-        i = j
-        while i < rows - LANES + 4:
-            for k in range(QUARTER):
-                part[k] = plain_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, left)
-            i += LANES
-        for k in range(QUARTER):
-            if i + k * 4 < rows:
-                part[k] = plain_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, left)
+cdef struct Spot:
+    # in every fourth row, one after another
+    const real *x
+    const real *p
+    real *e
+    const real *beside
+    Py_ssize_t ahead              # from x, from p and from e to what is fetched
+    Py_ssize_t p_ahead
+    Py_ssize_t e_ahead
+
+
+cdef inline Spot spot_of(const Lane *lane, Py_ssize_t c, bint last) noexcept nogil:
+    cdef Spot spot
+    spot.x = lane.x + c
+    spot.p = lane.p + c
+    spot.e = lane.e + c
+    spot.beside = lane.beside + c
+    spot.ahead = VECTORS_AHEAD * VL + (lane.x_further if last else 0)
+    spot.p_ahead = VECTORS_AHEAD * VL + (lane.p_further if last else 0)
+    spot.e_ahead = VECTORS_AHEAD * VL + (lane.e_further if last else 0)
+    return spot
+
+
+cdef inline vec next_term(vec part, Spot *at, const Lane *lane, Py_ssize_t left, const shift_t *shift, vec away,
+                          double t, vec *counts, const int operation, const bint far, const bint keep) noexcept nogil:
+    # of a dot product in its own precision; or of exponentials: while they are computed, what lies beside is fetched
+    if operation == SOFTMAX_GRAD:
+        prefetch(at.x + at.ahead)
+        prefetch(at.p + at.p_ahead)
+        part = v_fma(load_columns(at.x, left, 0), load_columns(at.p, left, 0), part)
+        at.p += 4 * lane.p_step
+    else:
+        prefetch_next(at.beside)
+        at.beside += 4 * lane.beside_step
+        part = exp_term(part, at.x, at.e, at.e_ahead, left, shift, away, t, counts, operation, far, keep)
+        at.e += 4 * lane.e_step
+    at.x += 4 * lane.x_step
+    return part
+
+
+cdef inline vec fourth_sum(Spot *at, const Lane *lane, Py_ssize_t left, const shift_t *shift, vec away, double t,
+                           vec *counts, const int operation, const bint far, const bint keep) noexcept nogil:
+    # every fourth accumulator, joined by halving
+    cdef Py_ssize_t rows = lane.rows
+    cdef vec zero = v_set1(0), p = zero, q = zero, r = zero, s = zero
+    while rows > LANES - 4:
+        p = next_term(p, at, lane, left, shift, away, t, counts, operation, far, keep)
+        q = next_term(q, at, lane, left, shift, away, t, counts, operation, far, keep)
         if QUARTER == 4:
-            part[0] = v_add(part[0], part[2])
-            part[1] = v_add(part[1], part[QUARTER - 1])
-        four[j] = v_add(part[0], part[1])
-    return v_add(v_add(four[0], four[2]), v_add(four[1], four[3]))
+            r = next_term(r, at, lane, left, shift, away, t, counts, operation, far, keep)
+            s = next_term(s, at, lane, left, shift, away, t, counts, operation, far, keep)
+        rows -= LANES
+    if rows > 0:
+        p = next_term(p, at, lane, left, shift, away, t, counts, operation, far, keep)
+    if QUARTER == 4:
+        if rows > 4:
+            q = next_term(q, at, lane, left, shift, away, t, counts, operation, far, keep)
+        if rows > 8:
+            r = next_term(r, at, lane, left, shift, away, t, counts, operation, far, keep)
+        return v_add(v_add(p, r), v_add(q, s))
+    return v_add(p, q)
 
 
-cdef inline void dot_lanes(const real *g, Py_ssize_t step, const real *p, Py_ssize_t p_step, Py_ssize_t rows,
-                           double *sums, Py_ssize_t across, const int operation) noexcept nogil:
-    # the accumulators of a vector of columns of a block; the first is all of them where the rows are few
-    cdef Py_ssize_t i, j, k
-    cdef dot_t part[QUARTER]
-    cdef dot_t four[4]
-    for j in range(4):
-        for k in range(QUARTER):
-            i = j + k * 4
-            part[k] = first_term(g + i * step, p + i * p_step, VL, operation) if i < rows else dot_zero()
-        i = j + LANES
-        while i < rows - LANES + 4:
-            for k in range(QUARTER):
-                part[k] = dot_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, 0, operation, REAL)
-            i += LANES
-        for k in range(QUARTER):
-            if i + k * 4 < rows:
-                part[k] = dot_term(part[k], g + (i + k * 4) * step, p + (i + k * 4) * p_step, 0, operation, REAL)
-        if rows > SHORT:
-            for k in range(QUARTER):
-                dot_store(sums + (j + k * 4) * across, LANES, across, part[k])
-            continue
-        if QUARTER == 4:
-            part[0] = dot_join(part[0], part[2])
-            part[1] = dot_join(part[1], part[QUARTER - 1])
-        four[j] = dot_join(part[0], part[1])
-    if rows <= SHORT:
-        dot_store(sums, LANES, across, dot_join(dot_join(four[0], four[2]), dot_join(four[1], four[3])))
-
-
-cdef void other_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift, const real *away,
-                     double t, real *total, Py_ssize_t across, real *ties, int operation, bint far) noexcept nogil:
-    # as vector_sums, but for softmax: compiled once for columns and packed rows
-    if operation == CROSS_ENTROPY_GRAD:
-        if far:
-            exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, True, True, True)
-        else:
-            exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, False, True, True)
-    elif far:
-        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, True, False, True)
-    else:
-        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, False, False, True)
-
-
-cdef inline void vector_sums(const Source *from_, Py_ssize_t rows, Py_ssize_t c, const shift_t *shift,
-                             const real *away, double t, real *total, Py_ssize_t across, real *ties, int operation,
-                             bint far) noexcept nogil:
-    # The sums of one vector of columns in scratch: LANES of them, or two halves where the rows are few. Where
-    # exponentials are wanted, they replace what they are of.
-    if operation != SOFTMAX:
-        other_sums(from_, rows, c, shift, away, t, total, across, ties, operation, far)
-    elif far:
-        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, True, True, False)
-    else:
-        exps_and_sums(from_, rows, c, shift, v_load(away), t, total, across, ties, False, True, False)
-
-
-cdef inline void sweep_lane(const Tile *t, const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c,
-                            double temperature, const int operation, const bint far, const bint keep) noexcept nogil:
-    # what rows begin, begin + LANES, ... of a subblock add to one accumulator of a vector of columns
-    cdef bint split = operation != SOFTMAX
-    cdef Py_ssize_t i = begin, left = from_.width - c
-    cdef shift_t shift = load_shift(t, c)
-    cdef vec a, d, away = v_load(t.away + c), part = v_set1(0), counts = v_set1(0)
-    cdef real *total = t.total + begin % LANES * t.across + c
-    cdef real *ties = t.ties + begin % LANES * t.across + c
-    cdef real *x
-    while i < end:
-        x = from_.x + i * from_.x_step + c
-        prefetch(x + VECTORS_AHEAD * VL)
-        a = column_exp(load_columns(x, left, 0), &d, &shift, away, temperature, far)
-        gather_sums(a, d, NULL, &part, &counts, False, split)
-        if keep:
-            store_columns(from_.e + i * from_.e_step + c, left, a, False)
-        i += LANES
-    if begin >= SUBBLOCK:
-        part = v_add(v_load(total), part)
-        counts = v_add(v_load(ties), counts)
-    v_store(total, part)
-    if split:
-        v_store(ties, counts)
-
-
-cdef inline void sweep_rows(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature,
-                            const int operation, const bint far, const bint keep) noexcept nogil:
-    cdef Py_ssize_t begin, end, j, c
-    for begin from 0 <= begin < rows by SUBBLOCK:
-        end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
-        for j in range(begin, begin + LANES if end - begin > LANES else end):
-            for c from 0 <= c < t.columns by VL:
-                sweep_lane(t, from_, j, end, c, temperature, operation, far, keep)
-
-
-cdef void sweep_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature, int operation, bint far,
-                     bint keep) noexcept nogil:
-    # as vector_sums, for all columns of a panel that is not in scratch; of exponentials only softmax's are kept
-    if operation == SOFTMAX and keep:
-        if far:
-            sweep_rows(t, from_, rows, temperature, SOFTMAX, True, True)
-        else:
-            sweep_rows(t, from_, rows, temperature, SOFTMAX, False, True)
-    elif operation == SOFTMAX:
-        if far:
-            sweep_rows(t, from_, rows, temperature, SOFTMAX, True, False)
-        else:
-            sweep_rows(t, from_, rows, temperature, SOFTMAX, False, False)
-    elif far:
-        sweep_rows(t, from_, rows, temperature, LOGSUMEXP, True, False)
-    else:
-        sweep_rows(t, from_, rows, temperature, LOGSUMEXP, False, False)
-    if rows <= SHORT:
-        fold_columns(t.total, t.across, t.columns, rows, 2)
-        if rows == 1:
-            memset(t.total + t.across, 0, t.across * sizeof(real))
-    if operation != SOFTMAX:
-        fold_columns(t.ties, t.across, t.columns, rows, 1)
-
-
-cdef inline void column_sums(const Tile *t, const Source *from_, Py_ssize_t rows, double temperature, int operation,
-                             bint keep) noexcept nogil:
-    # LANES accumulators a column, or two halves where the rows are few; ties in one
-    cdef Py_ssize_t c
-    cdef shift_t shift
-    if not from_.scratch:
-        sweep_sums(t, from_, rows, temperature, operation, t.far, keep)
-        return
-    for c from 0 <= c < t.columns by VL:
-        shift = load_shift(t, c)
-        vector_sums(from_, rows, c, &shift, t.away + c, temperature, t.total + c, t.across, t.ties + c, operation,
-                    t.far)
-
-
-cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t columns, Py_ssize_t filled,
-                              const Py_ssize_t left) noexcept nogil:
-    # LANES accumulators a column to "left" of them, by halving; only the first "filled" were written
-    cdef Py_ssize_t half = LANES // 2, i, c
-    while half >= left:
-        for i in range(half if half < filled - half else filled - half):
-            for c from 0 <= c < columns by VL:
-                v_store(a + i * across + c,
-                        v_add(v_load(a + i * across + c), v_load(a + (i + half) * across + c)))
-        half //= 2
-
-
-cdef inline void sweep_dot(const Source *from_, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t c, double *sums,
-                           Py_ssize_t across, const int operation) noexcept nogil:
-    # what rows begin, begin + LANES, ... of a subblock add to one accumulator of a vector of columns
-    cdef Py_ssize_t i = begin, left = from_.width - c
-    cdef const real *g
-    cdef const real *p
-    cdef dot_t part = dot_zero()
-    sums += begin % LANES * across + c
-    if begin >= SUBBLOCK:
-        part = dot_load(sums, LANES, across)
-    while i < end:
-        g = from_.x + i * from_.x_step + c
-        p = from_.p + i * from_.p_step + c
-        prefetch(g + VECTORS_AHEAD * VL)
-        prefetch(p + VECTORS_AHEAD * VL)
+cdef inline dot_t lane_dot(dot_t part, const Lane *lane, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left, bint last,
+                           const int operation) noexcept nogil:
+    cdef const real *g = lane.x + i * lane.x_step + c
+    cdef const real *p = lane.p + i * lane.p_step + c
+    cdef Py_ssize_t ahead = VECTORS_AHEAD * VL + (lane.x_further if last else 0)
+    cdef Py_ssize_t p_ahead = VECTORS_AHEAD * VL + (lane.p_further if last else 0)
+    while i < lane.rows:
+        prefetch(g + ahead)
+        prefetch(p + p_ahead)
         if left >= VL:
             part = dot_term(part, g, p, 0, operation, REAL)
         else:
             part = dot_term_n(part, g, p, 0, lanes_left(left), operation, REAL)
+        g += LANES * lane.x_step
+        p += LANES * lane.p_step
         i += LANES
-    dot_store(sums, LANES, across, part)
+    return part
 
 
-cdef inline int dot_sums(const Tile *t, const Source *from_, Py_ssize_t rows, const int operation,
-                         bint plain) noexcept nogil:
-    # of the columns of a block; returns how many accumulators a column has
+cdef inline bint is_last(Py_ssize_t c, Py_ssize_t width) noexcept nogil:
+    # what is fetched while a vector is worked on is beyond the end of its row
+    return c >= width - VECTORS_AHEAD * VL
+
+
+cdef inline void add_lane(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t begin, Py_ssize_t c,
+                          Py_ssize_t left, const int operation, const bint far, const bint keep) noexcept nogil:
+    # rows begin, begin + LANES, ... of a subblock to one accumulator of a vector of columns
+    cdef Py_ssize_t at = begin % LANES * t.across + c
+    cdef vec part, counts = v_set1(0)
+    cdef shift_t shift
+    cdef dot_t dot
+    if is_derivative(operation):
+        dot = dot_load(t.dots + at, LANES, t.across) if begin >= SUBBLOCK else dot_zero()
+        dot_store(t.dots + at, LANES, t.across, lane_dot(dot, lane, 0, c, left, is_last(c, s.width), operation))
+        return
+    shift = load_shift(t, c)
+    part = lane_sum(lane, c, left, is_last(c, s.width), &shift, v_load(t.away + c), s.t, &counts, operation, far, keep)
+    if begin >= SUBBLOCK:
+        part = v_add(v_load(t.total + at), part)
+        counts = v_add(v_load(t.ties + at), counts)
+    v_store(t.total + at, part)
+    if operation != SOFTMAX:
+        v_store(t.ties + at, counts)
+
+
+cdef void add_last(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t begin, int operation, bint far,
+                   bint keep) noexcept nogil:
+    # of the columns that fill no vector; compiled once
+    cdef Py_ssize_t left = s.width % VL
+    add_lane(s, t, lane, begin, s.width - left, left, operation, far, keep)
+
+
+cdef inline void many_sums(const Panel *s, const Tile *t, const int operation, const bint far,
+                           const bint keep) noexcept nogil:
+    # to LANES accumulators a column; ties to one
+    cdef Panel local = s[0]
+    cdef Tile tile = t[0]
     cdef Py_ssize_t begin, end, j, c
-    cdef vec a
-    if plain:
-        for c from 0 <= c < t.columns by VL:
-            if from_.width - c >= VL:
-                a = plain_lanes(from_.x + c, from_.x_step, from_.p + c, from_.p_step, rows, VL)
-            else:
-                a = plain_lanes(from_.x + c, from_.x_step, from_.p + c, from_.p_step, rows, from_.width - c)
-            dot_store(t.dots + c, LANES, t.across, dot_plus(dot_zero(), a))
-        return 1
-    if from_.scratch:
-        for c from 0 <= c < t.columns by VL:
-            dot_lanes(from_.x + c, from_.x_step, from_.p + c, from_.p_step, rows, t.dots + c, t.across, operation)
-        return LANES if rows > SHORT else 1
-    if rows < LANES:
-        memset(t.dots, 0, 2 * LANES * t.across * sizeof(real))
-    for begin from 0 <= begin < rows by SUBBLOCK:
-        end = begin + SUBBLOCK if rows - begin > SUBBLOCK else rows
+    cdef Lane lane
+    for begin from 0 <= begin < s.n by SUBBLOCK:
+        end = begin + SUBBLOCK if s.n - begin > SUBBLOCK else s.n
         for j in range(begin, begin + LANES if end - begin > LANES else end):
-            for c from 0 <= c < t.columns by VL:
-                sweep_dot(from_, j, end, c, t.dots, t.across, operation)
-    return LANES
+            lane = lane_of(s, j, end, 1)
+            for c from 0 <= c <= local.width - VL by VL:
+                add_lane(&local, &tile, &lane, j, c, VL, operation, far, keep)
+            c = local.width // VL * VL
+            if local.width % VL:
+                add_last(s, t, &lane, j, operation, far, keep)
+    if not is_derivative(operation) and operation != SOFTMAX:
+        fold_columns(t.ties, t.across, t.columns)
+
+
+cdef inline void add_fourth(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t turn, Py_ssize_t c,
+                            Py_ssize_t left, const int operation, const bint plain, const bint far,
+                            const bint keep) noexcept nogil:
+    # Every fourth accumulator of a vector of columns, and what waits for them in the first rows of the tile: of a sum
+    # two halves are left, a dot product is left whole.
+    cdef Py_ssize_t to = t.across * (turn // 2) + c, k, half = QUARTER // 2
+    cdef bint last = is_last(c, s.width), split = not is_derivative(operation) and operation != SOFTMAX
+    cdef vec part, counts, away
+    cdef Spot spot
+    cdef shift_t shift
+    cdef dot_t dot[QUARTER]
+    if is_derivative(operation) and not plain:
+        for k in range(QUARTER):
+            dot[k] = lane_dot(dot_zero(), lane, 4 * k, c, left, last, operation)
+        while half > 0:
+            for k in range(half):
+                dot[k] = dot_join(dot[k], dot[k + half])
+            half //= 2
+        if turn % 2:
+            dot[0] = dot_join(dot_load(t.dots + to, LANES, t.across), dot[0])
+        if turn == 3:
+            to = c
+            dot[0] = dot_join(dot_load(t.dots + to, LANES, t.across), dot[0])
+        dot_store(t.dots + to, LANES, t.across, dot[0])
+        return
+    counts = v_load(t.ties + c) if split else v_set1(0)
+    shift = load_shift(t, c)
+    away = v_load(t.away + c)
+    spot = spot_of(lane, c, last)
+    part = fourth_sum(&spot, lane, left, &shift, away, s.t, &counts, operation, far, keep)
+    if split:
+        v_store(t.ties + c, counts)
+    if turn % 2:
+        part = v_add(v_load(t.total + to), part)
+    if plain and turn == 3:
+        to = c
+        part = v_add(v_load(t.total + to), part)
+    v_store(t.total + to, part)
+
+
+cdef void add_last_fourth(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t turn, int operation, bint plain,
+                          bint far, bint keep) noexcept nogil:
+    # as add_last
+    cdef Py_ssize_t left = s.width % VL
+    add_fourth(s, t, lane, turn, s.width - left, left, operation, plain, far, keep)
+
+
+cdef inline void few_sums(const Panel *s, const Tile *t, const int operation, const bint plain, const bint far,
+                          const bint keep) noexcept nogil:
+    # as many_sums, where rows are few: their accumulators are joined at once
+    cdef Panel local = s[0]
+    cdef Tile tile = t[0]
+    cdef Py_ssize_t first[4]
+    cdef Py_ssize_t turn, c
+    cdef Lane lane
+    # those that are joined first follow each other
+    first[0] = 0
+    first[1] = 2
+    first[2] = 1
+    first[3] = 3
+    if not is_derivative(operation) and operation != SOFTMAX:
+        memset(t.ties, 0, t.columns * sizeof(real))
+    for turn in range(4):
+        if turn % 2 and first[turn] >= s.n and not is_derivative(operation):
+            continue
+        lane = lane_of(s, first[turn], s.n, first[turn + 1] - first[turn] if turn < 3 else 0)
+        for c from 0 <= c <= local.width - VL by VL:
+            add_fourth(&local, &tile, &lane, turn, c, VL, operation, plain, far, keep)
+        if local.width % VL:
+            add_last_fourth(s, t, &lane, turn, operation, plain, far, keep)
+
+
+cdef inline void column_sums(const Panel *s, const Tile *t, const int operation, const bint plain, const bint far,
+                             const bint keep) noexcept nogil:
+    if plain or s.n <= SHORT:
+        few_sums(s, t, operation, plain, far, keep)
+    else:
+        many_sums(s, t, operation, far, keep)
+
+
+cdef void other_sums(const Panel *s, const Tile *t, int operation, bint far, bint keep) noexcept nogil:
+    # what is seldom wanted, compiled once
+    column_sums(s, t, operation, False, far, keep)
+
+
+cdef void panel_sums(const Panel *s, const Tile *t, int operation, bint keep) noexcept nogil:
+    # of the exponentials of one block, which are left to wait (keep)
+    if operation == SOFTMAX and keep and not t.far:
+        column_sums(s, t, SOFTMAX, False, False, True)
+    elif operation == LOGSUMEXP and not t.far:
+        column_sums(s, t, LOGSUMEXP, False, False, False)
+    else:
+        other_sums(s, t, operation, t.far, keep)
+
+
+cdef void panel_dots(const Panel *s, const Tile *t, int operation, bint plain) noexcept nogil:
+    # of the columns of one block, to t.total where they are plain
+    if plain:
+        column_sums(s, t, SOFTMAX_GRAD, True, False, False)
+    elif operation == SOFTMAX_GRAD:
+        column_sums(s, t, SOFTMAX_GRAD, False, False, False)
+    else:
+        other_sums(s, t, operation, False, False)
+
+
+cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t columns) noexcept nogil:
+    # LANES accumulators a column to one, by halving
+    cdef Py_ssize_t half = LANES // 2, i, c
+    while half > 0:
+        for i in range(half):
+            for c from 0 <= c < columns by VL:
+                v_store(a + i * across + c,
+                        v_add(v_load(a + i * across + c), v_load(a + (i + half) * across + c)))
+        half //= 2
 
 
 cdef inline void column_total(const Tile *t, Py_ssize_t c, Py_ssize_t rows, v_f64 *high, v_f64 *low) noexcept nogil:
@@ -618,94 +608,116 @@ cdef inline void log_shares(const Panel *s, Tile *t) noexcept nogil:
             split_log(t.top[c], t.log_sum[c], t.log_rest[c], s.inv_t, t.high + c, t.low + c)
 
 
-cdef inline void write_vectors(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t i, real *y, Py_ssize_t c,
-                               Py_ssize_t left, const Py_ssize_t rows, const int operation,
-                               const bint stream) noexcept nogil:
+cdef inline Panel block_of_panel(const Panel *s, Py_ssize_t b) noexcept nogil:
+    cdef Panel block = s[0]
+    block.n = block_length(s.n, b)
+    block.x += b * BLOCK * s.x_step
+    block.p += b * BLOCK * s.p_step
+    block.y += b * BLOCK * s.y_step
+    block.e += b * BLOCK * s.e_step
+    block.beside += b * BLOCK * s.beside_step
+    return block
+
+
+cdef inline void write_vectors(const Panel *s, const Tile *t, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left,
+                               const Py_ssize_t rows, const int operation) noexcept nogil:
     cdef Py_ssize_t k
     cdef bint waiting = exps_wait(s, operation)
-    cdef real *x = from_.e + i * from_.e_step + c if waiting else from_.x + i * from_.x_step + c
-    cdef Py_ssize_t step = from_.e_step if waiting else from_.x_step
+    cdef Py_ssize_t step = s.e_step if waiting else s.x_step
+    cdef const real *x = s.x + i * step + c
+    cdef const real *p = s.p + i * s.p_step + c if is_derivative(operation) else NULL
+    cdef real *y = s.y + i * s.y_step + c
+    cdef Py_ssize_t ahead = fetched(c, s.width, rows * s.y_step)
     cdef vec a, d, high = v_load(t.high + c), low = v_load(t.low + c)
     cdef vec inv_t = v_set1(<real> s.inv_t)
     cdef Slope slope = slope_of(s.inv_t, operation)
-    cdef shift_t shift = load_shift(t, c)
-    cdef Py_ssize_t ahead = some_ahead(s.width - c, s.y_step, rows)
+    cdef shift_t shift
+    if waiting:
+        x = s.e + i * step + c
     slope.dot = high
     if has_rest(operation):
         slope.rest = low
     for k in range(rows):
-        a = load_columns(x + k * step, left, 0)
+        a = load_columns(x, left, 0)
+        x += step
         if is_derivative(operation):
-            a = gradient(a, load_columns(from_.p + (i + k) * from_.p_step + c, left, 0), &slope, operation)
+            a = gradient(a, load_columns(p, left, 0), &slope, operation)
+            p += s.p_step
         elif operation == LOG_SOFTMAX:
             a = v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
         else:
             if not waiting:
+                shift = load_shift(t, c)
                 a = column_exp(a, &d, &shift, v_load(t.away + c), s.t, t.far)
             a = scaled(a, high, low)
             if t.tiny:
                 a = v_mul(a, v_load(t.after + c))
-        if not stream:
-            prefetch_write(y + k * s.y_step + c + ahead)
-        store_columns(y + k * s.y_step + c, left, a, stream)
+        if not s.stream:
+            prefetch_write(y + ahead)
+        store_columns(y, left, a, s.stream)
+        y += s.y_step
 
 
-cdef inline void write_rows(const Panel *s, const Tile *t, const Source *from_, Py_ssize_t first, Py_ssize_t rows,
-                            const int operation, const bint stream) noexcept nogil:
-    # whole vectors of several rows together; what is left of them, and of the rows, one by one
-    cdef Py_ssize_t i = 0, k, c, left, count
-    cdef real *y
-    while i < rows:
-        count = TOGETHER if rows - i >= TOGETHER else 1
-        y = s.y + (first + i) * s.y_step
-        c = 0
-        while count == TOGETHER and c <= s.width - VL:
-            write_vectors(s, t, from_, i, y, c, VL, TOGETHER, operation, stream)
-            c += VL
-        for k in range(count):
-            for left from c <= left < s.width by VL:
-                write_vectors(s, t, from_, i + k, y + k * s.y_step, left, s.width - left, 1, operation, stream)
-        i += count
+cdef inline void write_block(const Panel *s, const Tile *t, const int operation) noexcept nogil:
+    # several rows together, what is left of them one by one
+    cdef Py_ssize_t i = 0, c
+    while i <= s.n - TOGETHER:
+        for c from 0 <= c <= s.width - VL by VL:
+            write_vectors(s, t, i, c, VL, TOGETHER, operation)
+        c = s.width // VL * VL
+        if c < s.width:
+            write_vectors(s, t, i, c, s.width - c, TOGETHER, operation)
+        i += TOGETHER
+    while i < s.n:
+        for c from 0 <= c < s.width by VL:
+            write_vectors(s, t, i, c, s.width - c, 1, operation)
+        i += 1
 
 
 cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexcept nogil:
     cdef Py_ssize_t blocks = blocks_of(s.n), b
-    cdef Source from_
-    for b in range(blocks):
-        from_ = source_of(s, t, b)
-        if blocks > 1 and (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD):
+    cdef Panel block
+    for b in range(blocks - 1, -1, -1):
+        block = block_of_panel(s, b)
+        if blocks > 1 and operation == SOFTMAX:
             block_shares(s, t, b)
             if not exps_wait(s, operation):
                 t.far = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
-        if s.stream:
-            write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, True)
-        else:
-            write_rows(s, t, &from_, b * BLOCK, block_length(s.n, b), operation, False)
+        write_block(&block, t, operation)
+
+
+cdef void write_shares(const Panel *s, Tile *t) noexcept nogil:
+    write_panel(s, t, SOFTMAX)
 
 
 cdef inline void forward_columns(const Panel *panel, char *scratch, int operation, const int kind) noexcept nogil:
     # kind: the operation, but LOGSUMEXP for all that keep no exponentials
     cdef Panel local = panel[0]       # whose members need not be read again after every store
     cdef const Panel *s = &local
-    cdef Py_ssize_t blocks = blocks_of(s.n), b, c, rows
-    cdef const real *x
-    cdef Source from_
+    cdef Py_ssize_t blocks = blocks_of(s.n), b, c
+    cdef Panel block
     cdef Tile t
     lay_tile(&t, s.n, s.width, scratch)
+    if s.staged or s.y == NULL:
+        local.e = t.e
+        local.e_step = t.across
+    else:
+        local.e = s.y
+        local.e_step = s.y_step
+    if s.y == NULL:
+        local.y = t.e
+    local.p = s.x
+    local.beside = s.x + s.width
+    local.beside_step = s.x_step
     if operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD:
         t.top = s.top
         t.log_sum = s.log_sum
         t.log_rest = s.log_rest
     for b in range(blocks):
-        rows = block_length(s.n, b)
-        from_ = source_of(s, &t, b)
-        x = s.x + b * BLOCK * s.x_step
-        if s.staged:
-            stage_panel(x, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
-        else:
-            panel_maxima(x, s.x_step, s.width, rows, t.across, t.maxima)
+        block = block_of_panel(s, b)
+        panel_maxima(&block, &t)
         t.far = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
-        column_sums(&t, &from_, rows, s.t, kind, exps_wait(s, kind))
+        panel_sums(&block, &t, kind, exps_wait(s, kind))
         if blocks > 1:
             keep_stats(s, &t, b, kind != SOFTMAX)
     if blocks > 1:
@@ -713,7 +725,7 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
     else:
         join_columns(s, &t, kind)
     if kind != LOGSUMEXP:
-        write_panel(s, &t, kind)
+        write_shares(s, &t)
     elif operation == LOG_SOFTMAX:
         log_shares(s, &t)
         write_panel(s, &t, LOG_SOFTMAX)
@@ -728,23 +740,25 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
 cdef inline void backward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:
     cdef Panel local = panel[0]
     cdef const Panel *s = &local
-    cdef Py_ssize_t blocks = blocks_of(s.n), b, c, rows
+    cdef Py_ssize_t blocks = blocks_of(s.n), b, c
+    cdef bint plain = is_plain(s.n, operation)
     cdef v_f64 high, low, lost
-    cdef int accumulators
-    cdef Source from_
+    cdef Panel block
     cdef Tile t
     lay_tile(&t, s.n, s.width, scratch)
+    local.e = s.y
+    local.beside = s.x
     for c in range(t.columns if blocks > 1 else 0):
         t.top[c] = t.log_sum[c] = 0
     for b in range(blocks):
-        rows = block_length(s.n, b)
-        from_ = source_of(s, &t, b)
-        if s.staged:
-            stage_panel(s.x + b * BLOCK * s.x_step, s.x_step, s.width, rows, from_.x, t.across, t.maxima)
-            stage_panel(s.p + b * BLOCK * s.p_step, s.p_step, s.width, rows, from_.p, t.across, t.maxima)
-        accumulators = dot_sums(&t, &from_, rows, operation, is_plain(s.n, operation))
+        block = block_of_panel(s, b)
+        panel_dots(&block, &t, operation, plain)
         for c from 0 <= c < t.columns by VL64:
-            dot_columns(t.dots + c, LANES, t.across, accumulators, &high, &low)
+            if plain:
+                high = v_widen(t.total + c)
+                low = set1_f64(0)
+            else:
+                dot_columns(t.dots + c, LANES, t.across, LANES if block.n > SHORT else 1, &high, &low)
             if blocks > 1:
                 # as in add_part
                 two_sum_lanes(load_f64(t.top + c), high, &high, &lost)

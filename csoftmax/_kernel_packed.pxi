@@ -78,16 +78,73 @@ cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_
     return top
 
 
-cdef inline void group_exps(Group *a, Py_ssize_t n, double t, int operation) noexcept nogil:
-    # exponentials and their sums
-    cdef Source from_
+cdef inline void tile_exps(real *e, Py_ssize_t n, const shift_t *shift, vec away, double t, real *apart, vec *counts,
+                           const bint far, const bint keep, const bint split) noexcept nogil:
+    # exponentials in place of what they are of (keep); and (split) those below the maximum to "apart"
+    cdef Py_ssize_t i
+    cdef vec a, d, below
+    for i in range(n):
+        a = column_exp(v_load(e + i * VL), &d, shift, away, t, far)
+        if keep:
+            v_store(e + i * VL, a)
+        if split:
+            below = v_set1(0)
+            v_sum_apart(d, a, &below, counts)
+            v_store(apart + i * VL, below)
+
+
+cdef inline void tile_halves(const real *a, Py_ssize_t n, real *sums) noexcept nogil:
+    # the two halves of a tile's accumulators; every fourth of them is in registers at a time
+    cdef Py_ssize_t i, j, k
+    cdef vec part[QUARTER]
+    cdef vec four[4]
+    for j in range(4):
+        for k in range(QUARTER):
+            part[k] = v_set1(0)
+        if n <= 4:
+            four[j] = v_load(a + j * VL) if j < n else part[0]
+            continue
+        i = j
+        while i < n - LANES + 4:
+            for k in range(QUARTER):
+                part[k] = v_add(part[k], v_load(a + (i + k * 4) * VL))
+            i += LANES
+        for k in range(QUARTER):
+            if i + k * 4 < n:
+                part[k] = v_add(part[k], v_load(a + (i + k * 4) * VL))
+        k = QUARTER // 2
+        while k > 0:
+            for i in range(k):
+                part[i] = v_add(part[i], part[i + k])
+            k //= 2
+        four[j] = part[0]
+    v_store(sums, v_add(four[0], four[2]))
+    v_store(sums + VL, v_add(four[1], four[3]))
+
+
+cdef inline void group_sums(Group *a, Py_ssize_t n, double t, const bint far, const bint keep,
+                            const bint split) noexcept nogil:
+    cdef real apart[SHORT * VL]
+    cdef vec counts = v_set1(0)
     cdef shift_t shift
     shift.maximum = v_load(a.origin)
     shift.magic = v_load(a.magic)
     shift.center = v_load(a.center)
-    from_.x = from_.e = a.tile
-    from_.x_step = from_.e_step = VL
-    vector_sums(&from_, n, 0, &shift, a.away, t, a.sums, VL, a.ties, operation, a.far)
+    tile_exps(a.tile, n, &shift, v_load(a.away), t, apart, &counts, far, keep, split)
+    if split:
+        tile_halves(apart, n, a.sums)
+    else:
+        tile_halves(a.tile, n, a.sums)
+    if split:
+        v_store(a.ties, counts)
+
+
+cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint keep, const bint split) noexcept nogil:
+    # exponentials and their sums
+    if a.far:
+        group_sums(a, n, t, True, keep, split)
+    else:
+        group_sums(a, n, t, False, keep, split)
 
 
 cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept nogil:
@@ -188,7 +245,7 @@ cdef inline void packed_rows(const Strip *s, real *tile, int operation, const bi
             a.far = shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center)
         for g in range(groups):
             a = &group[g]
-            group_exps(a, s.n, s.t, operation)
+            group_exps(a, s.n, s.t, keep, split)
         for g in range(groups):
             if split:
                 group_logs(s, &group[g], operation)

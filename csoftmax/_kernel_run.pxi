@@ -251,7 +251,7 @@ cdef void fill_run(real *y, Py_ssize_t n, real value) noexcept nogil:
 
 cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
     cdef Py_ssize_t across = across_of(job.width)
-    cdef Py_ssize_t size = tile_bytes(job.n, job.width, job.staged, job.p.data != NULL)
+    cdef Py_ssize_t size = tile_bytes(job.n, job.width, job.staged)
     if not job.direct:
         size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real) + across * <Py_ssize_t> sizeof(Py_ssize_t)
     if is_loss(job.operation):
@@ -273,7 +273,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
     cdef bint loss = is_loss(job.operation)
     cdef Panel s
-    cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width, job.staged, job.p.data != NULL))
+    cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width, job.staged))
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (loss_doubles(across) if loss else 0))
     cdef real *tile = <real *> (kept + (0 if job.direct else across))
     cdef real *tile_p = tile + (0 if job.direct else n * across)

@@ -10,7 +10,7 @@ import sys
 
 from libc.stdint cimport uintptr_t
 
-from csoftmax._job cimport COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOGSUMEXP, ROWS, Job, Operand
+from csoftmax._job cimport COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOGSUMEXP, ROWS, SOFTMAX, Job, Operand
 
 cdef extern from "csoftmax/_storage.h":
     enum:
@@ -20,14 +20,15 @@ cdef extern from "csoftmax/_cpu.h":
     int csm_cpu_streams()
 
 cdef enum:
-    TILE_BYTES = 262144           # of a tile of columns that is copied to scratch, ...
+    TILE_BYTES = 327680           # of the rows and results of a tile of columns, for its sweeps to find them in L2, ...
     TILE_LEAST_BYTES = 1024       # ... which one row of it must reach ...
-    TILE_MOST_BYTES = 2048        # ... and need not exceed
-    NEAR_TILE_BYTES = 32768       # the same for scratch on a stack
-    NEAR_LEAST_BYTES = 256
-    NEAR_MOST_BYTES = 512
-    SWEEP_ROW_BYTES = 8128        # of one row of a tile that is not copied
+    TILE_MOST_BYTES = 4096        # ... and need not exceed
+    SWEEP_ROW_BYTES = 8128        # of one row of a taller tile
     SWEEP_ELEMENTS = 8388608      # of all of such a tile
+    NEAR_ROW_BYTES = 512          # of one row of a tile whose scratch is on a stack
+    GATHERED_BYTES = 262144       # of the rows of a tile that is gathered in scratch, ...
+    GATHERED_ROW_BYTES = 2048     # ... one of which need not exceed this
+    RIVAL_BYTES = 2048            # rows at a multiple of this compete for the same lines of the cache
     NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
 
 
@@ -122,29 +123,33 @@ cdef void make_last(Job *job, int d) noexcept nogil:
 
 
 cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size, int threads, bint near) noexcept nogil:
-    """How wide the tiles are, and whether they are copied to scratch: if they fit there at a width worth reading, and
-    are not gathered there anyway.
+    """How wide the tiles of columns are: such that their sweeps find them in the cache, where that leaves enough to
+    read in a row of them. And whether logits are copied into scratch.
     """
-    cdef Py_ssize_t line = 64 // size, operands = 2 if job.p.data != NULL else 1, share
-    cdef Py_ssize_t fits = (NEAR_TILE_BYTES if near else TILE_BYTES) // (operands * job.n * size) // line * line
-    cdef Py_ssize_t least = NEAR_LEAST_BYTES if near else TILE_LEAST_BYTES
-    cdef bint small = fits >= min(least // size, inner) or not job.direct
-    job.staged = small and (job.direct or job.operation == CROSS_ENTROPY_GRAD)
-    if small:
-        job.width = max(line, min(fits, TILE_MOST_BYTES // size))
+    cdef Py_ssize_t line = 64 // size, column = job.n * size, share, fits
+    cdef bint loss = job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD
+    if not job.direct:
+        fits = GATHERED_BYTES // (column * (2 if job.p.data != NULL else 1))
+        job.width = min(fits, GATHERED_ROW_BYTES // size)
     else:
-        # whoever waits for Ctrl-C waits for a tile
-        job.width = max(line, min(SWEEP_ROW_BYTES // size, SWEEP_ELEMENTS // job.n // line * line))
+        fits = TILE_BYTES // (column * (1 + (job.p.data != NULL) + (job.y.data != NULL)))
+        if fits >= min(TILE_LEAST_BYTES // size, inner):
+            job.width = min(fits, TILE_MOST_BYTES // size)
+            job.staged = (not near and (job.operation == SOFTMAX or job.operation == CROSS_ENTROPY_GRAD)
+                          and (job.y.axis[0] % RIVAL_BYTES == 0 or inner * size < TILE_LEAST_BYTES))
+        else:
+            # whoever waits for Ctrl-C waits for a tile
+            job.width = min(SWEEP_ROW_BYTES // size, SWEEP_ELEMENTS // job.n)
     if near:
-        job.width = min(job.width, NEAR_MOST_BYTES // size)
-    if job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD:
+        job.width = min(job.width, NEAR_ROW_BYTES // size)
+    if loss:
         # losses are summed by tiles, which no thread count may move
         job.width = min(job.width, TILE_LEAST_BYTES // size)
-    else:
+    job.width = max(line, job.width // line * line)
+    share = job.rows // threads
+    if not loss and job.rows // inner < threads and job.width > share:
         # no thread should be without work
-        share = job.rows // threads
-        if job.rows // inner < threads and job.width > share:
-            job.width = max(line, share // line * line)
+        job.width = max(line, share // line * line)
     job.width = min(job.width, inner)
 
 

@@ -51,8 +51,10 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define csm_prefetch(p) __builtin_prefetch((p), 0, 3)
 #define csm_prefetch_write(p) __builtin_prefetch((p), 1, 3)
+#define csm_prefetch_next(p) __builtin_prefetch((p), 0, 2)
 #else
 #define csm_prefetch(p) ((void)(p))
+#define csm_prefetch_next(p) ((void)(p))
 #define csm_prefetch_write(p) ((void)(p))
 #endif
 
