@@ -87,6 +87,11 @@ cdef int run(const Job *job, bint wide) except -1:
     return run_units(job, kernels, size, threads)
 
 
+cdef bint run_lone(int operation, const void *x, const void *p, void *y, Py_ssize_t n, double temperature,
+                   bint wide) noexcept:
+    return kernels_for(wide).lone(operation, x, p, y, n, temperature)
+
+
 cdef bint by_blocks(const Job *job, int threads) noexcept:
     if job.walk != ROWS or job.mask.data != NULL or job.operation in (CROSS_ENTROPY, CROSS_ENTROPY_GRAD):
         return False

@@ -77,6 +77,8 @@ cdef inline Py_ssize_t loss_chunk(Py_ssize_t n) noexcept nogil:
 
 
 ctypedef void (*RunFn)(const Job *, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil
+ctypedef bint (*LoneFn)(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
+                        double temperature) noexcept nogil
 ctypedef Py_ssize_t (*ScratchFn)(const Job *) noexcept nogil
 ctypedef void (*BlocksFn)(const Job *, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
                           char *scratch) noexcept nogil
@@ -86,6 +88,7 @@ cdef struct Kernels:
     int lanes                         # of a vector
     int block                         # elements of a block
     RunFn run
+    LoneFn lone                       # one short row of reals, without a job or scratch; False if it takes run
     ScratchFn scratch_bytes
     BlocksFn measure                  # first pass over blocks [begin, end) of one long row
     FinishFn finish

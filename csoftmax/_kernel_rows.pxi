@@ -316,35 +316,36 @@ cdef inline void fused_rows(const Strip *s, real *scratch, double *stats, const 
         write_row(s, row, &finished[row % (2 * together)], LOG_SOFTMAX if logs else SOFTMAX, not logs, logs, half)
 
 
-cdef inline bint lone_row(const real *x, real *y, Py_ssize_t n) noexcept nogil:
-    # The softmax of a row of one accumulator's length, as a small call has it; False if it needs the far reduction.
-    cdef vec rows[NV]
+cdef inline bint lone_softmax(const real *x, real *y, Py_ssize_t n, const int times) noexcept nogil:
+    # of up to once or twice LANES elements; False if they need the far reduction
+    cdef vec rows[2 * NV]
+    cdef vec sums[NV]
     cdef shift_t shift
     cdef vec top = v_set1(-INFINITY), h, l
     cdef double sum, lost, q, rest
     cdef real m, first, second
     cdef Py_ssize_t j
-    for j in range(NV):
+    for j in range(times * NV):
         rows[j] = v_load_n(x + j * VL, lanes_left(n - j * VL), -INFINITY)
         top = v_max(rows[j], top)
     m = shift_of(v_hmax(top))
     if not v_exp_near(m):
         return False
     shift = v_exp_shift_row(m)
-    for j in range(NV):
+    for j in range(times * NV):
         rows[j] = v_exp(rows[j], v_sub(rows[j], shift.maximum), shift, EXP_ROW)
-    fold_pair(rows, &first, &second)
+    for j in range(NV):
+        sums[j] = rows[j] if times == 1 else v_add(rows[j], rows[j + NV])
+    fold_pair(sums, &first, &second)
     join_pair(first, second, &sum, &lost)
     quotient(1, sum, lost, &q, &rest)
     set_factor(q * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)
-    for j in range(NV):
+    for j in range(times * NV):
         v_store_n(y + j * VL, lanes_left(n - j * VL), scaled(rows[j], h, l))
     return True
 
 
 cdef inline void softmax_rows(const Strip *s, real *scratch, double *stats, const bint half) noexcept nogil:
-    if not half and s.rows == 1 and s.n <= LANES and s.t == 1 and lone_row(s.x, s.y, s.n):
-        return
     if FUSED and s.n > FUSED_LEAST and blocks_of(s.n) <= FEW_BLOCKS and not s.stream:
         fused_rows(s, scratch, stats, False, half)
     else:
@@ -439,6 +440,29 @@ cdef inline void short_backward(const Strip *s, const int operation, const bint 
                 v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), &slope, operation))
             v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0),
                                                      v_load_n(p + whole * VL, tail, 0), &slope, operation))
+
+
+cdef inline void lone_backward(const real *g, const real *p, real *y, Py_ssize_t n, double inv_t) noexcept nogil:
+    # as short_backward, of softmax
+    cdef Py_ssize_t whole = (n - 1) // VL, tail = n - whole * VL, v
+    cdef Slope slope = slope_of(inv_t, SOFTMAX_GRAD)
+    slope.dot = v_mul(v_set1(v_hadd(plain_dot(g, p, whole, tail))), v_set1(<real> dot_scale(SOFTMAX_GRAD)))
+    for v in range(whole):
+        v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), &slope, SOFTMAX_GRAD))
+    v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0), v_load_n(p + whole * VL, tail, 0),
+                                             &slope, SOFTMAX_GRAD))
+
+
+cdef bint lone(int operation, const void *x, const void *p, void *y, Py_ssize_t n, double temperature) noexcept nogil:
+    # a row by itself, as a small call has it
+    if operation == SOFTMAX and n <= LANES and temperature == 1:
+        return lone_softmax(<const real *> x, <real *> y, n, 1)
+    if operation == SOFTMAX and n <= 2 * LANES and temperature == 1:
+        return lone_softmax(<const real *> x, <real *> y, n, 2)
+    if is_plain(n, operation):
+        lone_backward(<const real *> x, <const real *> p, <real *> y, n, 1 / temperature)
+        return True
+    return False
 
 
 cdef inline void backward_rows(const Strip *s, const int operation, const int storage) noexcept nogil:

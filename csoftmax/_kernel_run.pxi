@@ -334,6 +334,9 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
 
 
 cdef void run(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
+    if (job.rows == 1 and job.walk == ROWS and job.direct
+            and lone(job.operation, job.x.data, job.p.data, job.y.data, job.n, job.temperature)):
+        return
     if job.walk == ROWS:
         run_rows(job, begin, end, scratch)
     else:
@@ -494,6 +497,7 @@ cdef Kernels kernels
 kernels.lanes = VL
 kernels.block = BLOCK
 kernels.run = run
+kernels.lone = lone
 kernels.scratch_bytes = scratch_bytes
 kernels.measure = measure
 kernels.finish = finish

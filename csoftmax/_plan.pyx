@@ -441,32 +441,51 @@ cdef bint plain(object a, int *number) noexcept:
     number[0] = cnp.PyArray_TYPE(<cnp.ndarray> a)
     return ((number[0] == cnp.NPY_FLOAT32 or number[0] == cnp.NPY_FLOAT64)
             and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) > 0
-            and cnp.PyArray_SIZE(<cnp.ndarray> a) > 0
-            and cnp.PyArray_DIM(<cnp.ndarray> a, cnp.PyArray_NDIM(<cnp.ndarray> a) - 1) > 1)
+            and cnp.PyArray_DIM(<cnp.ndarray> a, cnp.PyArray_NDIM(<cnp.ndarray> a) - 1) > 1
+            and plain_rows(<cnp.ndarray> a) > 0)
+
+
+cdef inline Py_ssize_t plain_rows(cnp.ndarray a) noexcept:
+    cdef Py_ssize_t rows = 1
+    cdef int d
+    for d in range(cnp.PyArray_NDIM(a) - 1):
+        rows *= cnp.PyArray_DIM(a, d)
+    return rows
+
+
+cdef int run_plain(int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, int number,
+                   double temperature) except -1:
+    """Rows of plain arrays: nothing to find out. A small call is over before it has a job."""
+    cdef Job job
+    cdef Py_ssize_t n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1), rows = plain_rows(x)
+    cdef bint wide = number == cnp.NPY_FLOAT64
+    if rows == 1 and _core.run_lone(operation, cnp.PyArray_DATA(x), NULL if p is None else cnp.PyArray_DATA(p),
+                                    cnp.PyArray_DATA(y), n, temperature, wide):
+        return 0
+    plain_job(&job, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
+    return _core.run(&job, wide)
 
 
 cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, double temperature,
-                    Py_ssize_t size) noexcept:
-    """Rows of plain arrays: nothing to find out."""
-    cdef int ndim = cnp.PyArray_NDIM(x)
+                    Py_ssize_t n, Py_ssize_t rows, Py_ssize_t size) noexcept:
     job.operation = operation
     job.walk = ROWS
     job.direct = True
     job.temperature = temperature
-    job.n = cnp.PyArray_DIM(x, ndim - 1)
-    job.rows = job.units = cnp.PyArray_SIZE(x) // job.n
+    job.n = n
+    job.rows = job.units = rows
     job.width = 1
     job.axis_ndim = job.batch_ndim = 1
-    job.axis_shape[0] = job.n
-    job.batch_shape[0] = job.rows
+    job.axis_shape[0] = n
+    job.batch_shape[0] = rows
     job.mask.data = NULL
-    plain_operand(&job.x, x, job.n, size)
-    plain_operand(&job.y, y, 1 if operation == LOGSUMEXP else job.n, size)
+    plain_operand(&job.x, x, n, size)
+    plain_operand(&job.y, y, 1 if operation == LOGSUMEXP else n, size)
     if p is None:
         job.p.data = NULL
     else:
-        plain_operand(&job.p, p, job.n, size)
-    job.stream = operation != LOGSUMEXP and streams(job.rows * job.n * size)
+        plain_operand(&job.p, p, n, size)
+    job.stream = operation != LOGSUMEXP and streams(rows * n * size)
 
 
 cdef inline void plain_operand(Operand *o, cnp.ndarray a, Py_ssize_t n, Py_ssize_t size) noexcept:
@@ -516,7 +535,7 @@ cdef inline double plain_temperature(object temperature) noexcept:
     return 0
 
 
-def forward(int operation, x, axis, temperature, where, out, dtype):
+cpdef forward(int operation, x, axis, temperature, where, out, dtype):
     """softmax or log_softmax."""
     cdef Job job
     cdef Axes axes
@@ -528,11 +547,10 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
             and (out is None or plain_out(out, x, number))):
         a = x
         if out is None:
-            y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), number, 0)
+            y = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), number)
         else:
             y = out
-        plain_job(&job, operation, a, None, y, t, 8 if number == cnp.NPY_FLOAT64 else 4)
-        _core.run(&job, number == cnp.NPY_FLOAT64)
+        run_plain(operation, a, None, y, number, t)
         return y
     a = as_array("x", x)
     t = check_temperature(temperature)
@@ -558,7 +576,7 @@ def forward(int operation, x, axis, temperature, where, out, dtype):
     return y
 
 
-def logsumexp(x, axis, where, keepdims, out, dtype):
+cpdef logsumexp(x, axis, where, keepdims, out, dtype):
     """log of the sum of exponentials over `axis`."""
     cdef Job job
     cdef Axes axes
@@ -568,9 +586,8 @@ def logsumexp(x, axis, where, keepdims, out, dtype):
     if (where is None and not keep and out is None and dtype is None and last_axis(axis, x)
             and plain(x, &number)):
         a = x
-        y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a) - 1, cnp.PyArray_DIMS(a), number, 0)
-        plain_job(&job, LOGSUMEXP, a, None, y, 1, 8 if number == cnp.NPY_FLOAT64 else 4)
-        _core.run(&job, number == cnp.NPY_FLOAT64)
+        y = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(a) - 1, cnp.PyArray_DIMS(a), number)
+        run_plain(LOGSUMEXP, a, None, y, number, 1)
         return y if y.ndim else y[()]
     a = as_array("x", x)
     find_axes(axis, a.ndim, &axes)
@@ -597,7 +614,7 @@ def logsumexp(x, axis, where, keepdims, out, dtype):
     return y if out is not None or y.ndim else y[()]
 
 
-def backward(int operation, v, output, axis, temperature, out, name):
+cpdef backward(int operation, v, output, axis, temperature, out, name):
     """The product of a Jacobian and `v`, called `name`, from the forward's `output`."""
     cdef Job job
     cdef Axes axes
@@ -610,11 +627,10 @@ def backward(int operation, v, output, axis, temperature, out, name):
             and (out is None or (plain_out(out, v, number) and (out is output or not plain_overlap(out, output))))):
         g = v
         if out is None:
-            y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(g), cnp.PyArray_DIMS(g), number, 0)
+            y = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(g), cnp.PyArray_DIMS(g), number)
         else:
             y = out
-        plain_job(&job, operation, g, output, y, t, 8 if number == cnp.NPY_FLOAT64 else 4)
-        _core.run(&job, number == cnp.NPY_FLOAT64)
+        run_plain(operation, g, output, y, number, t)
         return y
     g = as_array(name, v)
     p = as_array("output", output)

@@ -104,6 +104,31 @@ def test_row_has_the_same_bits_wherever_it_stands(dtype, function, rng):
         check_row(function, rng, row, batch=int(rng.integers(1, 40 if width < 1000 else 5)), offsets=(1, 7))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_small_call_has_the_bits_of_a_batch(dtype, rng):
+    info = np.finfo(dtype)
+    factors = (1, -1, 30, 1e-30, info.max / 64, info.smallest_subnormal, 0.0, -0.0)
+    for width in range(2, 41):
+        rows = rng.standard_normal((16, width)) * 3
+        rows[:8] *= np.array(factors, dtype)[:, None]
+        rows[8, 0], rows[9, -1], rows[10, 0], rows[11, 0] = np.nan, np.inf, -np.inf, -0.0
+        rows[12] = -np.inf
+        rows = rows.astype(dtype)
+        for temperature in (1.0, 0.3, 1e-3, 250.0):
+            outputs = csoftmax.softmax(rows, temperature=temperature)
+            grads = csoftmax.softmax_backward(rows, outputs, temperature=temperature)
+            for row, output, grad in zip(rows, outputs, grads, strict=True):
+                case = (width, temperature, row)
+                x, g, p = row.copy(), row.copy(), output.copy()
+                assert same_bits(csoftmax.softmax(x, temperature=temperature), output), case
+                assert same_bits(csoftmax.softmax(x[None], temperature=temperature, out=x[None]), output[None]), case
+                assert same_bits(csoftmax.softmax_backward(g, p, temperature=temperature), grad), case
+                assert same_bits(csoftmax.softmax_backward(g, p, temperature=temperature, out=g), grad), case
+                assert same_bits(csoftmax.softmax_backward(row, p, temperature=temperature, out=p), grad), case
+                for result, want in ((x, output), (g, grad), (p, grad)):
+                    assert same_bits(result, want), case
+
+
 @EVERY_FUNCTION
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
 def test_long_row_has_the_same_bits_wherever_it_stands(dtype, function, rng):

@@ -1,5 +1,6 @@
 """Refused arguments: the type of the error, what its message names, and that `out` stays untouched."""
 
+import inspect
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -276,6 +277,20 @@ def test_gradient_and_output_of_different_shapes(operator):
 def test_jacobian_out_of_the_wrong_shape():
     with pytest.raises(ValueError, match=r"\(3, 4, 4\)"):
         csoftmax.softmax_jacobian(X, out=np.zeros((3, 4)))
+
+
+def test_signatures_and_keywords():
+    for function, signature in (
+        (csoftmax.softmax, "(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None)"),
+        (csoftmax.softmax_backward, "(grad_output, output, axis=-1, *, temperature=1.0, out=None)"),
+    ):
+        assert str(inspect.signature(function)) == signature
+    p = csoftmax.softmax(x=X, axis=-1, temperature=1.0, where=None, out=None, dtype=None)
+    np.testing.assert_array_equal(p, csoftmax.softmax(X))
+    np.testing.assert_array_equal(
+        csoftmax.softmax_backward(grad_output=X, output=p, axis=-1, temperature=1.0, out=None),
+        csoftmax.softmax_backward(X, p),
+    )
 
 
 def test_options_are_keywords_only():
