@@ -27,7 +27,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     ctypedef struct v_f64:
         pass
     enum:
-        VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, PLAIN, STEP, FUSED, VL64
+        VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, PLAIN, PREFETCH, STEP, FUSED, VL64
         EXP_ROW, EXP_LANES, EXP_FAR
         PAIRS
     const double EXP_SCALE

@@ -24,10 +24,6 @@ cdef struct Behind:
     vec inv_t
 
 
-cdef enum:
-    PREFETCH = 256            # elements; the hardware's own prefetching ends at every page
-
-
 cdef inline const void *announced_lines(const real *e, const void *y) noexcept nogil:
     # while a block's exponentials go to e, and its results later to y: those of y; or, where e is y, what comes next
     return e + PREFETCH if e == y else y

@@ -367,6 +367,9 @@ cdef inline void row_dot(const void *g, const void *p, const void *y, Py_ssize_t
     cdef Py_ssize_t b
     cdef double high, low
     total[0] = lost[0] = 0
+    if n > BLOCK:
+        # the lines of so long a result would not wait
+        y = g
     for b in range(blocks_of(n)):
         block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage), block_length(n, b),
                   &high, &low, operation, storage)

@@ -39,6 +39,8 @@ enum { PAIRS = 1 };
 #endif
 
 typedef CSM_T(v) csm_vec;
+/* elements from those that are worked on to those that are fetched; the hardware's own fetching ends at every page */
+enum { PREFETCH = BLOCK / 2 };
 enum { VL = CSM_T(VL), NV = LANES / VL, QUARTER = LANES / 4, VL64 = VL_f64 };
 /* vectors an unrolled step works on: enough to hide the latency of exp, few enough for the registers */
 #if defined(CSM_AVX2)
