@@ -235,6 +235,34 @@ static const int32_t csm_tail_mask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 
     }
 CSM_TAIL(f32, float, ps, 1)
 CSM_TAIL(f64, double, pd, 2)
+#else
+CSM_INLINE v_f32 load_n_f32(const float *p, ptrdiff_t k, float fill) {
+    const v_f32 rest = set1_f32(fill);
+    if (k >= 4) return load_f32(p);
+    if (k < 2) return k < 1 ? rest : _mm_move_ss(rest, _mm_load_ss(p));
+    const v_f32 two = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p));
+    return _mm_movelh_ps(two, k < 3 ? rest : _mm_move_ss(rest, _mm_load_ss(p + 2)));
+}
+CSM_INLINE void store_n_f32(float *p, ptrdiff_t k, v_f32 a) {
+    if (k >= 4) {
+        store_f32(p, a);
+        return;
+    }
+    if (k >= 2) {
+        _mm_storel_epi64((__m128i *)p, _mm_castps_si128(a));
+        a = _mm_movehl_ps(a, a);
+        p += 2;
+    }
+    if (k & 1) _mm_store_ss(p, a);
+}
+CSM_INLINE v_f64 load_n_f64(const double *p, ptrdiff_t k, double fill) {
+    const v_f64 rest = set1_f64(fill);
+    return k >= 2 ? load_f64(p) : k < 1 ? rest : _mm_move_sd(rest, _mm_load_sd(p));
+}
+CSM_INLINE void store_n_f64(double *p, ptrdiff_t k, v_f64 a) {
+    if (k >= 2) store_f64(p, a);
+    else if (k == 1) _mm_store_sd(p, a);
+}
 #endif
 
 /* The bits of a vector as integers of the same width. */
@@ -491,7 +519,7 @@ CSM_INLINE void csm_stream_fence(void) {}
 #endif
 
 /* ------------------------------------------------- what several levels share by way of a small buffer */
-#if !defined(CSM_AVX512) && !defined(CSM_AVX2)
+#if !defined(CSM_X86)
 #define CSM_TAIL(T, R)                                                                                       \
     CSM_INLINE v_##T load_n_##T(const R *p, ptrdiff_t k, R fill) {                                           \
         R lanes[VL_##T];                                                                                     \
