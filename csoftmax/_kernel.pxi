@@ -73,6 +73,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     real v_hmax(vec) noexcept
     void v_hpair(vec, real *, real *) noexcept
     vec v_hadd_rows(const vec *) noexcept
+    void v_hadd_four(vec *, real) noexcept
     enum:
         QUAD "CSM_QUAD"
     void v_quads_in(const real *, Py_ssize_t, Py_ssize_t, vec *) noexcept

@@ -406,29 +406,109 @@ cdef inline dot_t short_dot(const real *g, const real *p, Py_ssize_t whole, Py_s
     return fold_dot(sum)
 
 
-cdef inline void short_backward(const Strip *s, const int operation, const bint plain) noexcept nogil:
+cdef enum:
+    FOUR = 4                  # rows whose dot products are taken together
+    KEPT = 4 * FOUR           # vectors of each operand that are kept from the dot products to the results, at most
+
+
+cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const Py_ssize_t width) noexcept nogil:
+    # Rows of so many vectors, so many rows at a time as long as there are as many; returns how many are done. All of
+    # them are read before any is written: a load waits for a store just before it that looks as if it overlapped.
+    cdef const real *g = s.x
+    cdef const real *p = s.p
+    cdef real *y = s.y
+    cdef Py_ssize_t last = (width - 1) * VL, tail = s.n - last, row = 0, r, v, i, j
+    cdef vec a[KEPT]
+    cdef vec b[KEPT]
+    cdef vec dots[2 * FOUR]
+    cdef vec sum[NV]
+    cdef Slope slope = slope_of(s.inv_t, SOFTMAX_GRAD)
+    while row <= s.rows - rows:
+        for r in range(rows):
+            for j in range(NV):
+                sum[j] = v_set1(0)
+            for v in range(width):
+                i = r * width + v
+                a[i] = v_load(g + v * VL) if v < width - 1 else v_load_n(g + last, tail, 0)
+                b[i] = v_load(p + v * VL) if v < width - 1 else v_load_n(p + last, tail, 0)
+                sum[v % NV] = v_fma(a[i], b[i], sum[v % NV])
+            dots[r] = fold_add(sum)
+            g += s.x_pitch
+            p += s.p_pitch
+        for r from 0 <= r < rows by FOUR:
+            v_hadd_four(dots + r, <real> dot_scale(SOFTMAX_GRAD))
+        for r in range(rows):
+            slope.dot = dots[r]
+            for v in range(width - 1):
+                v_store(y + v * VL, gradient(a[r * width + v], b[r * width + v], &slope, SOFTMAX_GRAD))
+            i = (r + 1) * width - 1
+            v_store_n(y + last, tail, gradient(a[i], b[i], &slope, SOFTMAX_GRAD))
+            y += s.y_pitch
+        row += rows
+    return row
+
+
+cdef inline Py_ssize_t plain_quads(const Strip *s) noexcept nogil:
+    # the same of rows of a quad at most, VL at a time, one a lane
+    cdef vec a[QUAD]
+    cdef vec b[QUAD]
+    cdef vec sum[QUAD]
+    cdef Py_ssize_t row = 0, j
+    cdef Slope slope = slope_of(s.inv_t, SOFTMAX_GRAD)
+    while row <= s.rows - VL:
+        v_quads_in(s.x + row * s.x_pitch, s.x_pitch, s.n, a)
+        v_quads_in(s.p + row * s.p_pitch, s.p_pitch, s.n, b)
+        for j in range(QUAD):
+            sum[j] = v_fma(a[j], b[j], v_set1(0))
+        # halved, as the other accumulators are 0
+        slope.dot = v_add(v_add(sum[0], sum[2]), v_add(sum[1], sum[3]))
+        slope.dot = v_mul(slope.dot, v_set1(<real> dot_scale(SOFTMAX_GRAD)))
+        for j in range(QUAD):
+            a[j] = gradient(a[j], b[j], &slope, SOFTMAX_GRAD)
+        v_quads_out(s.y + row * s.y_pitch, s.y_pitch, s.n, a)
+        row += VL
+    return row
+
+
+cdef inline Py_ssize_t plain_backward(const Strip *s) noexcept nogil:
+    # rows of few vectors; how many are done
+    if s.n <= QUAD:
+        return plain_quads(s)
+    if s.n <= VL:
+        return plain_rows(s, 2 * FOUR if FUSED else FOUR, 1)     # where registers allow
+    if s.n <= 2 * VL:
+        return plain_rows(s, FOUR, 2)
+    if s.n <= 3 * VL:
+        return plain_rows(s, FOUR, 3)
+    if s.n <= 4 * VL:
+        return plain_rows(s, FOUR, 4)
+    return 0
+
+
+cdef inline void short_backward(const Strip *s, Py_ssize_t begin, const int operation,
+                                const bint plain) noexcept nogil:
     # VL rows at a time, whose sums are folded together
     cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, first, count, r, v, row
     cdef const real *g
     cdef const real *p
     cdef real *y
-    cdef vec plain_rows[VL]
+    cdef vec plain_sums[VL]
     cdef dot_t rows[VL]
     cdef real dots[VL]
     cdef real rests[VL]
     cdef Slope slope = slope_of(s.inv_t, operation)
-    for first from 0 <= first < s.rows by VL:
+    for first from begin <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
-            row = first + (r if r < count else 0)
+            row = first + r
             g = s.x + row * s.x_pitch
             p = s.p + row * s.p_pitch
             if plain:
-                plain_rows[r] = plain_dot(g, p, whole, tail)
+                plain_sums[r] = plain_dot(g, p, whole, tail) if r < count else v_set1(0)
             else:
-                rows[r] = short_dot(g, p, whole, tail, operation)
+                rows[r] = short_dot(g, p, whole, tail, operation) if r < count else dot_zero()
         if plain:
-            v_store(dots, v_mul(v_hadd_rows(plain_rows), v_set1(<real> dot_scale(operation))))
+            v_store(dots, v_mul(v_hadd_rows(plain_sums), v_set1(<real> dot_scale(operation))))
         else:
             dot_rows(rows, dot_scale(operation), dots, rests if has_rest(operation) else NULL)
         for r in range(count):
@@ -475,10 +555,10 @@ cdef inline void backward_rows(const Strip *s, const int operation, const int st
     cdef void *y
     cdef double total, lost
     if storage == REAL and is_plain(s.n, operation):
-        short_backward(s, operation, True)
+        short_backward(s, plain_backward(s), operation, True)
         return
     if storage == REAL and s.n <= SHORT and s.rows > VL // 4:
-        short_backward(s, operation, False)
+        short_backward(s, 0, operation, False)
         return
     for row in range(s.rows):
         g = x_at(s, row, 0, storage != REAL)

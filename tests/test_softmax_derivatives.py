@@ -44,6 +44,43 @@ def test_every_width_at_several_memory_offsets(dtype, operator, rng):
             assert out.intact(), (width, offset)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_short_rows_are_the_same_alone_and_in_a_batch_of_any_size(dtype, rng):
+    """Rows are taken in groups, and what is left in others: each within its own memory, in place too."""
+    most = 41
+    for width in [*range(1, 41), 64]:
+        grad, output = pair(rng, (most, width), dtype)
+        grad *= (10.0 ** rng.integers(-30, 8, grad.shape)).astype(dtype)
+        grad[rng.random(grad.shape) < 0.1] = -0.0
+        grad[3, 0], output[5, -1] = np.inf, np.nan
+        want = np.stack([csoftmax.softmax_backward(g, p, temperature=0.7) for g, p in zip(grad, output, strict=True)])
+        for rows in [*range(1, 20), 24, 31, 32, 33, most]:
+            g, p, expected = grad[:rows], output[:rows], want[:rows].view(f"i{want.itemsize}")
+            expected = np.where(np.isnan(want[:rows]), 0, expected)
+
+            def same(got, expected=expected):
+                return np.array_equal(np.where(np.isnan(got), 0, got.view(expected.dtype)), expected)
+
+            apart = [Guarded((rows, width + 3), dtype, fill=7) for _ in range(3)]
+            views = [guarded.array[:, 1 : width + 1] for guarded in apart]
+            views[0][...], views[1][...] = g, p
+            csoftmax.softmax_backward(views[0], views[1], temperature=0.7, out=views[2])
+            assert same(np.ascontiguousarray(views[2])), (width, rows)
+            views[2][...] = 7
+            assert (apart[2].memory == 7).all(), (width, rows)
+            for offset in (0, 5):
+                left = Guarded(g.shape, dtype, offset, values=g)
+                right = Guarded(g.shape, dtype, offset, values=p)
+                out = Guarded(g.shape, dtype, offset, fill=7)
+                csoftmax.softmax_backward(left.array, right.array, temperature=0.7, out=out.array)
+                assert same(out.array), (width, rows, offset)
+                assert out.intact(), (width, rows, offset)
+                csoftmax.softmax_backward(left.array, p, temperature=0.7, out=left.array)
+                csoftmax.softmax_backward(g, right.array, temperature=0.7, out=right.array)
+                assert same(left.array), (width, rows, offset)
+                assert same(right.array), (width, rows, offset)
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_column_count_where_the_axis_is_not_the_last(dtype, operator, rng):

@@ -81,6 +81,7 @@ enum { FUSED = 0 };
 #define v_hmax CSM_T(hmax)
 #define v_hpair CSM_T(hpair)
 #define v_hadd_rows CSM_T(hadd_rows)
+#define v_hadd_four CSM_T(hadd_four)
 #define v_quads_in CSM_T(csm_quads_in)
 #define v_quads_out CSM_T(csm_quads_out)
 #define EXP_SCALE ((double)CSM_T(EXP_SCALE))

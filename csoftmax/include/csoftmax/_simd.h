@@ -237,6 +237,34 @@ static const int32_t csm_tail_mask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 
     }
 CSM_TAIL(f32, float, ps, 1)
 CSM_TAIL(f64, double, pd, 2)
+#else
+CSM_INLINE v_f32 load_n_f32(const float *p, ptrdiff_t k, float fill) {
+    const v_f32 rest = set1_f32(fill);
+    if (k >= 4) return load_f32(p);
+    if (k < 2) return k < 1 ? rest : _mm_move_ss(rest, _mm_load_ss(p));
+    const v_f32 two = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p));
+    return _mm_movelh_ps(two, k < 3 ? rest : _mm_move_ss(rest, _mm_load_ss(p + 2)));
+}
+CSM_INLINE void store_n_f32(float *p, ptrdiff_t k, v_f32 a) {
+    if (k >= 4) {
+        store_f32(p, a);
+        return;
+    }
+    if (k >= 2) {
+        _mm_storel_epi64((__m128i *)p, _mm_castps_si128(a));
+        a = _mm_movehl_ps(a, a);
+        p += 2;
+    }
+    if (k & 1) _mm_store_ss(p, a);
+}
+CSM_INLINE v_f64 load_n_f64(const double *p, ptrdiff_t k, double fill) {
+    const v_f64 rest = set1_f64(fill);
+    return k >= 2 ? load_f64(p) : k < 1 ? rest : _mm_move_sd(rest, _mm_load_sd(p));
+}
+CSM_INLINE void store_n_f64(double *p, ptrdiff_t k, v_f64 a) {
+    if (k >= 2) store_f64(p, a);
+    else if (k == 1) _mm_store_sd(p, a);
+}
 #endif
 
 /* The bits of a vector as integers of the same width. */
@@ -388,6 +416,72 @@ CSM_INLINE v_f64 hadd_rows_f64(const v_f64 *r) {
 }
 #endif
 
+/* Four vectors, one a row: each becomes its own hadd, scaled, in every lane. */
+#if defined(CSM_AVX512)
+CSM_INLINE void hadd_four_f32(v_f32 *r, float scale) {
+    v_f32 a[2];
+    for (int i = 0; i < 2; i++)
+        a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
+                            _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));
+    a[0] = _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x88), _mm512_shuffle_f32x4(a[0], a[1], 0xdd));
+    a[0] = _mm512_add_ps(a[0], _mm512_permute_ps(a[0], 0x4e));
+    a[0] = _mm512_mul_ps(_mm512_add_ps(a[0], _mm512_permute_ps(a[0], 0xb1)), _mm512_set1_ps(scale));
+    r[0] = _mm512_shuffle_f32x4(a[0], a[0], 0x00);
+    r[1] = _mm512_shuffle_f32x4(a[0], a[0], 0x55);
+    r[2] = _mm512_shuffle_f32x4(a[0], a[0], 0xaa);
+    r[3] = _mm512_shuffle_f32x4(a[0], a[0], 0xff);
+}
+CSM_INLINE void hadd_four_f64(v_f64 *r, double scale) {
+    v_f64 a[2];
+    for (int i = 0; i < 2; i++)
+        a[i] = _mm512_add_pd(_mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0x44),
+                            _mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0xee));
+    a[0] = _mm512_add_pd(_mm512_shuffle_f64x2(a[0], a[1], 0x88), _mm512_shuffle_f64x2(a[0], a[1], 0xdd));
+    a[0] = _mm512_mul_pd(_mm512_add_pd(a[0], _mm512_permute_pd(a[0], 0x55)), _mm512_set1_pd(scale));
+    r[0] = _mm512_shuffle_f64x2(a[0], a[0], 0x00);
+    r[1] = _mm512_shuffle_f64x2(a[0], a[0], 0x55);
+    r[2] = _mm512_shuffle_f64x2(a[0], a[0], 0xaa);
+    r[3] = _mm512_shuffle_f64x2(a[0], a[0], 0xff);
+}
+#elif defined(CSM_AVX2)
+CSM_INLINE void hadd_four_f32(v_f32 *r, float scale) {
+    v_f32 a[2];
+    for (int i = 0; i < 2; i++)
+        a[i] = _mm256_add_ps(_mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x20),
+                            _mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x31));
+    a[0] = _mm256_add_ps(_mm256_shuffle_ps(a[0], a[1], 0x44), _mm256_shuffle_ps(a[0], a[1], 0xee));
+    a[0] = _mm256_mul_ps(_mm256_add_ps(a[0], _mm256_permute_ps(a[0], 0xb1)), _mm256_set1_ps(scale));
+    a[1] = _mm256_permute_ps(a[0], 0xff);
+    a[0] = _mm256_permute_ps(a[0], 0x00);
+    r[0] = _mm256_permute2f128_ps(a[0], a[0], 0x00);
+    r[1] = _mm256_permute2f128_ps(a[0], a[0], 0x11);
+    r[2] = _mm256_permute2f128_ps(a[1], a[1], 0x00);
+    r[3] = _mm256_permute2f128_ps(a[1], a[1], 0x11);
+}
+CSM_INLINE void hadd_four_f64(v_f64 *r, double scale) {
+    const v_f64 a = _mm256_mul_pd(hadd_rows_f64(r), _mm256_set1_pd(scale));
+    r[0] = _mm256_permute4x64_pd(a, 0x00);
+    r[1] = _mm256_permute4x64_pd(a, 0x55);
+    r[2] = _mm256_permute4x64_pd(a, 0xaa);
+    r[3] = _mm256_permute4x64_pd(a, 0xff);
+}
+#else
+CSM_INLINE void hadd_four_f32(v_f32 *r, float scale) {
+    const v_f32 a = _mm_mul_ps(hadd_rows_f32(r), _mm_set1_ps(scale));
+    r[0] = _mm_shuffle_ps(a, a, 0x00);
+    r[1] = _mm_shuffle_ps(a, a, 0x55);
+    r[2] = _mm_shuffle_ps(a, a, 0xaa);
+    r[3] = _mm_shuffle_ps(a, a, 0xff);
+}
+CSM_INLINE void hadd_four_f64(v_f64 *r, double scale) {
+    for (int i = 0; i < 4; i += 2) {
+        const v_f64 a = _mm_mul_pd(hadd_rows_f64(r + i), _mm_set1_pd(scale));
+        r[i] = _mm_unpacklo_pd(a, a);
+        r[i + 1] = _mm_unpackhi_pd(a, a);
+    }
+}
+#endif
+
 #endif /* CSM_X86 */
 
 /* ----------------------------------------------------------------------------------------------- NEON */
@@ -493,7 +587,7 @@ CSM_INLINE void csm_stream_fence(void) {}
 #endif
 
 /* ------------------------------------------------- what several levels share by way of a small buffer */
-#if !defined(CSM_AVX512) && !defined(CSM_AVX2)
+#if !defined(CSM_X86)
 #define CSM_TAIL(T, R)                                                                                       \
     CSM_INLINE v_##T load_n_##T(const R *p, ptrdiff_t k, R fill) {                                           \
         R lanes[VL_##T];                                                                                     \
@@ -566,6 +660,9 @@ CSM_HORIZONTAL(f64, double, max)
         R lanes[VL_##T];                                                                                     \
         for (int i = 0; i < VL_##T; i++) lanes[i] = hadd_##T(r[i]);                                          \
         return load_##T(lanes);                                                                              \
+    }                                                                                                        \
+    CSM_INLINE void hadd_four_##T(v_##T *r, R scale) {                                                       \
+        for (int i = 0; i < 4; i++) r[i] = set1_##T(hadd_##T(r[i]) * scale);                                 \
     }
 CSM_HPAIR(f32, float)
 CSM_HPAIR(f64, double)
