@@ -49,7 +49,7 @@ cdef struct Tile:
     real *total                   # LANES accumulators a column
     real *ties
     double *dots                  # the dot products' accumulators, in place of total and ties
-    real *e                       # the exponentials, where they wait here
+    real *e                       # logits, then exponentials, where they are staged
     double *top
     double *log_sum
     double *log_rest
@@ -129,7 +129,7 @@ cdef inline void top_vectors(const real *x, Py_ssize_t step, Py_ssize_t left, Py
 cdef inline void top_rows(const Panel *s, Py_ssize_t i, Py_ssize_t e_step, real *maxima, const Py_ssize_t rows,
                           const bint staged) noexcept nogil:
     cdef const real *x = s.x + i * s.x_step
-    cdef real *e = s.e + i * e_step if staged else NULL
+    cdef real *e = s.e + i * e_step
     cdef Py_ssize_t step = s.x_step, width = s.width, c = 0
     while c <= width - VL:
         top_vectors(x + c, step, VL, fetched(c, width, rows * step), e + c, e_step, maxima + c, rows, staged)
