@@ -50,7 +50,7 @@ cdef struct Job:
     Py_ssize_t axis_shape[MAX_DIMS]
     Py_ssize_t batch_shape[MAX_DIMS]
     Py_ssize_t width                  # COLUMNS: columns of a tile
-    bint staged                       # COLUMNS: exponentials wait in scratch
+    bint staged                       # COLUMNS: logits are copied into scratch, where exponentials replace them
     Py_ssize_t units                  # rows, or tiles
     Operand x                         # logits, or the incoming gradient
     Operand p                         # the forward's output, in the derivatives

@@ -14,7 +14,7 @@ cdef struct Panel:
     const real *p
     real *y
     real *e                       # where exponentials wait: in scratch, or in the result
-    const real *beside            # the panel that comes next
+    const real *beside            # the panel that comes next, if it lies beside this one; else this one
     Py_ssize_t n
     Py_ssize_t width              # columns
     Py_ssize_t x_step             # elements from one row of the panel to the next
@@ -704,11 +704,11 @@ cdef inline void forward_columns(const Panel *panel, char *scratch, int operatio
     else:
         local.e = s.y
         local.e_step = s.y_step
-    if s.y == NULL:
-        local.y = t.e
-    local.p = s.x
-    local.beside = s.x + s.width
     local.beside_step = s.x_step
+    # what an operation does not have is never read nor written, but stepped along
+    local.p = s.x
+    if s.y == NULL:
+        local.y = local.e
     if operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD:
         t.top = s.top
         t.log_sum = s.log_sum
@@ -746,6 +746,7 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
     cdef Panel block
     cdef Tile t
     lay_tile(&t, s.n, s.width, scratch)
+    # neither read nor written, but stepped along
     local.e = s.y
     local.beside = s.x
     for c in range(t.columns if blocks > 1 else 0):

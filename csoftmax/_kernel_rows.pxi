@@ -407,8 +407,8 @@ cdef inline dot_t short_dot(const real *g, const real *p, Py_ssize_t whole, Py_s
 
 
 cdef enum:
-    FOUR = 4                  # rows whose dot products are taken together
-    KEPT = 4 * FOUR           # vectors of each operand that are kept from the dot products to the results, at most
+    AT_ONCE = 4               # rows whose dot products are taken together
+    KEPT = 4 * AT_ONCE        # vectors of each operand that are kept from the dot products to the results, at most
 
 
 cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const Py_ssize_t width) noexcept nogil:
@@ -420,7 +420,7 @@ cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const P
     cdef Py_ssize_t last = (width - 1) * VL, tail = s.n - last, row = 0, r, v, i, j
     cdef vec a[KEPT]
     cdef vec b[KEPT]
-    cdef vec dots[2 * FOUR]
+    cdef vec dots[2 * AT_ONCE]
     cdef vec sum[NV]
     cdef Slope slope = slope_of(s.inv_t, SOFTMAX_GRAD)
     while row <= s.rows - rows:
@@ -435,7 +435,7 @@ cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const P
             dots[r] = fold_add(sum)
             g += s.x_pitch
             p += s.p_pitch
-        for r from 0 <= r < rows by FOUR:
+        for r from 0 <= r < rows by AT_ONCE:
             v_hadd_four(dots + r, <real> dot_scale(SOFTMAX_GRAD))
         for r in range(rows):
             slope.dot = dots[r]
@@ -475,13 +475,13 @@ cdef inline Py_ssize_t plain_backward(const Strip *s) noexcept nogil:
     if s.n <= QUAD:
         return plain_quads(s)
     if s.n <= VL:
-        return plain_rows(s, 2 * FOUR if FUSED else FOUR, 1)     # where registers allow
+        return plain_rows(s, 2 * AT_ONCE if FUSED else AT_ONCE, 1)  # where registers allow
     if s.n <= 2 * VL:
-        return plain_rows(s, FOUR, 2)
+        return plain_rows(s, AT_ONCE, 2)
     if s.n <= 3 * VL:
-        return plain_rows(s, FOUR, 3)
+        return plain_rows(s, AT_ONCE, 3)
     if s.n <= 4 * VL:
-        return plain_rows(s, FOUR, 4)
+        return plain_rows(s, AT_ONCE, 4)
     return 0
 
 
@@ -500,7 +500,7 @@ cdef inline void short_backward(const Strip *s, Py_ssize_t begin, const int oper
     for first from begin <= first < s.rows by VL:
         count = s.rows - first if s.rows - first < VL else VL
         for r in range(VL):
-            row = first + r
+            row = first + (r if r < count else 0)
             g = s.x + row * s.x_pitch
             p = s.p + row * s.p_pitch
             if plain:

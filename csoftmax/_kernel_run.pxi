@@ -295,6 +295,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
         if job.direct:
             s.x = <const real *> x
             s.x_step = job.x.axis[0] // size
+            s.beside = s.x + (s.width if column + s.width < inner else 0)
             s.y = <real *> y
             s.y_step = 1 if job.operation == LOGSUMEXP else job.y.axis[0] // size
             if job.p.data != NULL:
@@ -303,6 +304,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
         else:
             gather_panel(&job.x, x, n, s.width, job.x.batch[last], tile, across)
             s.x = s.y = tile
+            s.beside = tile
             s.x_step = s.y_step = s.p_step = across
             if job.p.data != NULL:
                 gather_panel(&job.p, batch_at(job, &job.p, row), n, s.width, job.p.batch[last], tile_p, across)
@@ -334,6 +336,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
 
 
 cdef void run(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
+    # as Python's small calls, before they have a job
     if (job.rows == 1 and job.walk == ROWS and job.direct
             and lone(job.operation, job.x.data, job.p.data, job.y.data, job.n, job.temperature)):
         return

@@ -442,10 +442,10 @@ cdef bint plain(object a, int *number) noexcept:
     return ((number[0] == cnp.NPY_FLOAT32 or number[0] == cnp.NPY_FLOAT64)
             and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) > 0
             and cnp.PyArray_DIM(<cnp.ndarray> a, cnp.PyArray_NDIM(<cnp.ndarray> a) - 1) > 1
-            and plain_rows(<cnp.ndarray> a) > 0)
+            and rows_of(<cnp.ndarray> a) > 0)
 
 
-cdef inline Py_ssize_t plain_rows(cnp.ndarray a) noexcept:
+cdef inline Py_ssize_t rows_of(cnp.ndarray a) noexcept:
     cdef Py_ssize_t rows = 1
     cdef int d
     for d in range(cnp.PyArray_NDIM(a) - 1):
@@ -457,7 +457,7 @@ cdef int run_plain(int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, i
                    double temperature) except -1:
     """Rows of plain arrays: nothing to find out. A small call is over before it has a job."""
     cdef Job job
-    cdef Py_ssize_t n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1), rows = plain_rows(x)
+    cdef Py_ssize_t n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1), rows = rows_of(x)
     cdef bint wide = number == cnp.NPY_FLOAT64
     if rows == 1 and _core.run_lone(operation, cnp.PyArray_DATA(x), NULL if p is None else cnp.PyArray_DATA(p),
                                     cnp.PyArray_DATA(y), n, temperature, wide):

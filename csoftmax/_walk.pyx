@@ -25,9 +25,10 @@ cdef enum:
     TILE_MOST_BYTES = 4096        # ... and need not exceed
     SWEEP_ROW_BYTES = 8128        # of one row of a taller tile
     SWEEP_ELEMENTS = 8388608      # of all of such a tile
-    NEAR_ROW_BYTES = 512          # of one row of a tile whose scratch is on a stack
     GATHERED_BYTES = 262144       # of the rows of a tile that is gathered in scratch, ...
     GATHERED_ROW_BYTES = 2048     # ... one of which need not exceed this
+    NEAR_GATHERED_BYTES = 32768   # the same for scratch on a stack
+    NEAR_ROW_BYTES = 512          # ... and of one row of any tile
     RIVAL_BYTES = 2048            # rows at a multiple of this compete for the same lines of the cache
     NARROW = 4                    # fewer neighbouring columns than this are gathered as rows
 
@@ -129,7 +130,7 @@ cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size, int threads, bi
     cdef Py_ssize_t line = 64 // size, column = job.n * size, share, fits
     cdef bint loss = job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD
     if not job.direct:
-        fits = GATHERED_BYTES // (column * (2 if job.p.data != NULL else 1))
+        fits = (NEAR_GATHERED_BYTES if near else GATHERED_BYTES) // (column * (2 if job.p.data != NULL else 1))
         job.width = min(fits, GATHERED_ROW_BYTES // size)
     else:
         fits = TILE_BYTES // (column * (1 + (job.p.data != NULL) + (job.y.data != NULL)))

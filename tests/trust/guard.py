@@ -59,8 +59,10 @@ LAYOUTS = {
     "every second from the front": lambda place, rows, width: (place((rows, 2 * width))[:, ::2], -1),
     "reversed": lambda place, rows, width: (place((rows, width))[:, ::-1], -1),
     "reversed columns": lambda place, rows, width: (place((width, rows))[::-1, ::-1], 0),
-    # more rows than are copied to scratch; here it is the columns that have every width
+    # panels taller than the cache holds; here it is the columns that have every width
     "wide panels": lambda place, rows, width: (place((260 + rows, width)), 0),
+    # rows that compete for lines of the cache, in several panels
+    "rival rows": lambda place, rows, width: (place((1 + rows % 7, 1024 * (1 + width % 3) + 512)), 0),
 }
 
 
