@@ -201,6 +201,7 @@ cdef struct Lane:
     real *e
     const real *beside
     Py_ssize_t rows               # from its first one to the last of all
+    Py_ssize_t width
     Py_ssize_t x_step
     Py_ssize_t p_step
     Py_ssize_t e_step
@@ -217,14 +218,15 @@ cdef inline Lane lane_of(const Panel *s, Py_ssize_t i, Py_ssize_t end, Py_ssize_
     lane.p = s.p + i * s.p_step
     lane.e = s.e + i * s.e_step
     lane.rows = end - i
+    lane.width = s.width
     lane.beside = s.beside + i * s.beside_step
     lane.beside_step = s.beside_step
     lane.x_step = s.x_step
     lane.p_step = s.p_step
     lane.e_step = s.e_step
-    lane.x_further = further * s.x_step - s.width
-    lane.p_further = further * s.p_step - s.width
-    lane.e_further = further * s.e_step - s.width
+    lane.x_further = further * s.x_step
+    lane.p_further = further * s.p_step
+    lane.e_further = further * s.e_step
     return lane
 
 
@@ -240,13 +242,13 @@ cdef inline vec exp_term(vec part, const real *x, real *e, Py_ssize_t ahead, Py_
     return part
 
 
-cdef inline vec lane_sum(const Lane *lane, Py_ssize_t c, Py_ssize_t left, bint last, const shift_t *shift, vec away,
+cdef inline vec lane_sum(const Lane *lane, Py_ssize_t c, Py_ssize_t left, const shift_t *shift, vec away,
                          double t, vec *counts, const int operation, const bint far, const bint keep) noexcept nogil:
     # of the exponentials of a vector of columns, which are left to wait (keep)
     cdef const real *x = lane.x + c
     cdef real *e = lane.e + c
-    cdef Py_ssize_t i, x_ahead = VECTORS_AHEAD * VL + (lane.x_further if last else 0)
-    cdef Py_ssize_t ahead = VECTORS_AHEAD * VL + (lane.e_further if last else 0)
+    cdef Py_ssize_t i, x_ahead = fetched(c, lane.width, lane.x_further)
+    cdef Py_ssize_t ahead = fetched(c, lane.width, lane.e_further)
     cdef vec part = v_set1(0)
     for i from 0 <= i < lane.rows by LANES:
         prefetch(x + x_ahead)
@@ -267,15 +269,15 @@ cdef struct Spot:
     Py_ssize_t e_ahead
 
 
-cdef inline Spot spot_of(const Lane *lane, Py_ssize_t c, bint last) noexcept nogil:
+cdef inline Spot spot_of(const Lane *lane, Py_ssize_t c) noexcept nogil:
     cdef Spot spot
     spot.x = lane.x + c
     spot.p = lane.p + c
     spot.e = lane.e + c
     spot.beside = lane.beside + c
-    spot.ahead = VECTORS_AHEAD * VL + (lane.x_further if last else 0)
-    spot.p_ahead = VECTORS_AHEAD * VL + (lane.p_further if last else 0)
-    spot.e_ahead = VECTORS_AHEAD * VL + (lane.e_further if last else 0)
+    spot.ahead = fetched(c, lane.width, lane.x_further)
+    spot.p_ahead = fetched(c, lane.width, lane.p_further)
+    spot.e_ahead = fetched(c, lane.width, lane.e_further)
     return spot
 
 
@@ -319,12 +321,12 @@ cdef inline vec fourth_sum(Spot *at, const Lane *lane, Py_ssize_t left, const sh
     return v_add(p, q)
 
 
-cdef inline dot_t lane_dot(dot_t part, const Lane *lane, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left, bint last,
+cdef inline dot_t lane_dot(dot_t part, const Lane *lane, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left,
                            const int operation) noexcept nogil:
     cdef const real *g = lane.x + i * lane.x_step + c
     cdef const real *p = lane.p + i * lane.p_step + c
-    cdef Py_ssize_t ahead = VECTORS_AHEAD * VL + (lane.x_further if last else 0)
-    cdef Py_ssize_t p_ahead = VECTORS_AHEAD * VL + (lane.p_further if last else 0)
+    cdef Py_ssize_t ahead = fetched(c, lane.width, lane.x_further)
+    cdef Py_ssize_t p_ahead = fetched(c, lane.width, lane.p_further)
     while i < lane.rows:
         prefetch(g + ahead)
         prefetch(p + p_ahead)
@@ -338,11 +340,6 @@ cdef inline dot_t lane_dot(dot_t part, const Lane *lane, Py_ssize_t i, Py_ssize_
     return part
 
 
-cdef inline bint is_last(Py_ssize_t c, Py_ssize_t width) noexcept nogil:
-    # what is fetched while a vector is worked on is beyond the end of its row
-    return c >= width - VECTORS_AHEAD * VL
-
-
 cdef inline void add_lane(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t begin, Py_ssize_t c,
                           Py_ssize_t left, const int operation, const bint far, const bint keep) noexcept nogil:
     # rows begin, begin + LANES, ... of a subblock to one accumulator of a vector of columns
@@ -352,10 +349,10 @@ cdef inline void add_lane(const Panel *s, const Tile *t, const Lane *lane, Py_ss
     cdef dot_t dot
     if is_derivative(operation):
         dot = dot_load(t.dots + at, LANES, t.across) if begin >= SUBBLOCK else dot_zero()
-        dot_store(t.dots + at, LANES, t.across, lane_dot(dot, lane, 0, c, left, is_last(c, s.width), operation))
+        dot_store(t.dots + at, LANES, t.across, lane_dot(dot, lane, 0, c, left, operation))
         return
     shift = load_shift(t, c)
-    part = lane_sum(lane, c, left, is_last(c, s.width), &shift, v_load(t.away + c), s.t, &counts, operation, far, keep)
+    part = lane_sum(lane, c, left, &shift, v_load(t.away + c), s.t, &counts, operation, far, keep)
     if begin >= SUBBLOCK:
         part = v_add(v_load(t.total + at), part)
         counts = v_add(v_load(t.ties + at), counts)
@@ -384,7 +381,6 @@ cdef inline void many_sums(const Panel *s, const Tile *t, const int operation, c
             lane = lane_of(s, j, end, 1)
             for c from 0 <= c <= local.width - VL by VL:
                 add_lane(&local, &tile, &lane, j, c, VL, operation, far, keep)
-            c = local.width // VL * VL
             if local.width % VL:
                 add_last(s, t, &lane, j, operation, far, keep)
     if not is_derivative(operation) and operation != SOFTMAX:
@@ -397,14 +393,14 @@ cdef inline void add_fourth(const Panel *s, const Tile *t, const Lane *lane, Py_
     # Every fourth accumulator of a vector of columns, and what waits for them in the first rows of the tile: of a sum
     # two halves are left, a dot product is left whole.
     cdef Py_ssize_t to = t.across * (turn // 2) + c, k, half = QUARTER // 2
-    cdef bint last = is_last(c, s.width), split = not is_derivative(operation) and operation != SOFTMAX
+    cdef bint split = not is_derivative(operation) and operation != SOFTMAX
     cdef vec part, counts, away
     cdef Spot spot
     cdef shift_t shift
     cdef dot_t dot[QUARTER]
     if is_derivative(operation) and not plain:
         for k in range(QUARTER):
-            dot[k] = lane_dot(dot_zero(), lane, 4 * k, c, left, last, operation)
+            dot[k] = lane_dot(dot_zero(), lane, 4 * k, c, left, operation)
         while half > 0:
             for k in range(half):
                 dot[k] = dot_join(dot[k], dot[k + half])
@@ -419,7 +415,7 @@ cdef inline void add_fourth(const Panel *s, const Tile *t, const Lane *lane, Py_
     counts = v_load(t.ties + c) if split else v_set1(0)
     shift = load_shift(t, c)
     away = v_load(t.away + c)
-    spot = spot_of(lane, c, last)
+    spot = spot_of(lane, c)
     part = fourth_sum(&spot, lane, left, &shift, away, s.t, &counts, operation, far, keep)
     if split:
         v_store(t.ties + c, counts)
