@@ -55,6 +55,7 @@ cdef inline int begin(Job *job, int operation, Py_ssize_t rows, Py_ssize_t n, do
     job.temperature = temperature if temperature > 1e-307 else 1e-307
     job.n = n
     job.rows = rows
+    job.exact = False
     job.axis_ndim = job.batch_ndim = 1
     job.axis_shape[0] = n
     job.batch_shape[0] = rows

@@ -93,7 +93,8 @@ cdef bint run_lone(int operation, const void *x, const void *p, void *y, Py_ssiz
 
 
 cdef bint by_blocks(const Job *job, int threads) noexcept:
-    if job.walk != ROWS or job.mask.data != NULL or job.operation in (CROSS_ENTROPY, CROSS_ENTROPY_GRAD):
+    if (job.walk != ROWS or job.mask.data != NULL or job.exact
+            or job.operation in (CROSS_ENTROPY, CROSS_ENTROPY_GRAD)):
         return False
     return job.n >= LONG_ROW or (job.rows < threads and job.n >= 2 * THREAD_ELEMENTS)
 

@@ -7,7 +7,7 @@ _LOG_SOFTMAX_VJP = _plan.OPERATIONS["log_softmax_vjp"]
 _LOG_SOFTMAX_JVP = _plan.OPERATIONS["log_softmax_jvp"]
 
 
-def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, out=None):
+def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, where=None, out=None):
     r"""Vector-Jacobian product of `softmax`: the gradient with respect to the logits.
 
     With :math:`J = \operatorname{diag}(p) - p p^T`,
@@ -24,6 +24,9 @@ def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, out=None)
         The `axis` given to `softmax`.
     temperature : float, optional
         The `temperature` given to `softmax`.
+    where : array_like of bool, optional
+        The mask given to `softmax`, broadcast against `output`: a class that it leaves out counts for nothing,
+        whatever its gradient and its probability are, and has the gradient 0.
     out : ndarray, optional
         Where to write the result; it may be either input.
 
@@ -31,7 +34,9 @@ def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, out=None)
     -------
     ndarray
         Gradient with respect to the logits, of the shape and memory order of `output`; float32 or float64 where
-        the inputs' dtypes differ. Zero wherever the probability is.
+        the inputs' dtypes differ. It is 0 where the probability is 0 and the row's gradients are finite; an
+        infinite gradient at a probability of 0 makes its row NaN, as 0 times infinity is NaN, unless `where` leaves
+        that class out.
 
     Raises
     ------
@@ -50,10 +55,10 @@ def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, out=None)
     >>> softmax_backward([1.0, 0.0, 0.0], p)
     array([ 0.08192507, -0.02203304, -0.05989202])
     """
-    return _plan.backward(_SOFTMAX_GRAD, grad_output, output, axis, temperature, out, "grad_output")
+    return _plan.backward(_SOFTMAX_GRAD, grad_output, output, axis, temperature, where, out, "grad_output")
 
 
-def softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, out=None):
+def softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, out=None):
     r"""Jacobian-vector product of `softmax`: how the probabilities move with the logits.
 
     .. math:: J v / T = p \odot (v - \langle v, p \rangle) / T
@@ -62,7 +67,7 @@ def softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, out=None):
     ----------
     tangent : array_like
         Direction in which the logits move, of the shape of `output`.
-    output, axis, temperature, out
+    output, axis, temperature, where, out
         As for `softmax_backward`.
 
     Returns
@@ -85,13 +90,15 @@ def softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, out=None):
     >>> softmax_jvp([1.0, 1.0, 1.0], softmax([1.0, 2.0, 3.0])).round(12) + 0.0
     array([0., 0., 0.])
     """
-    return _plan.backward(_SOFTMAX_GRAD, tangent, output, axis, temperature, out, "tangent")
+    return _plan.backward(_SOFTMAX_GRAD, tangent, output, axis, temperature, where, out, "tangent")
 
 
-def log_softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, out=None):
+def log_softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, where=None, out=None):
     r"""Vector-Jacobian product of `log_softmax`: the gradient with respect to the logits.
 
     .. math:: \left(g - p \sum_j g_j\right) / T, \qquad p = e^{\mathtt{output}}
+
+    Every element counts, one of log-probability -inf too: its own gradient is g, and g is part of the sum.
 
     Parameters
     ----------
@@ -99,7 +106,7 @@ def log_softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, out=N
         Gradient with respect to the log-probabilities, of the shape of `output`.
     output : array_like
         The log-probabilities that `log_softmax` returned.
-    axis, temperature, out
+    axis, temperature, where, out
         As for `softmax_backward`.
 
     Returns
@@ -118,13 +125,15 @@ def log_softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, out=N
     >>> log_softmax_backward([1.0, 0.0, 0.0], log_softmax([1.0, 2.0, 3.0]))
     array([ 0.90996943, -0.24472847, -0.66524096])
     """
-    return _plan.backward(_LOG_SOFTMAX_VJP, grad_output, output, axis, temperature, out, "grad_output")
+    return _plan.backward(_LOG_SOFTMAX_VJP, grad_output, output, axis, temperature, where, out, "grad_output")
 
 
-def log_softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, out=None):
+def log_softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, out=None):
     r"""Jacobian-vector product of `log_softmax`: how the log-probabilities move with the logits.
 
     .. math:: (v - \langle v, p \rangle) / T, \qquad p = e^{\mathtt{output}}
+
+    Every element has a derivative, one of log-probability -inf too, as if its logit were the limit of finite ones.
 
     Parameters
     ----------
@@ -132,7 +141,7 @@ def log_softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, out=None):
         Direction in which the logits move, of the shape of `output`.
     output : array_like
         The log-probabilities that `log_softmax` returned.
-    axis, temperature, out
+    axis, temperature, where, out
         As for `softmax_backward`.
 
     Returns
@@ -151,7 +160,7 @@ def log_softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, out=None):
     >>> log_softmax_jvp([1.0, 0.0, 0.0], log_softmax([1.0, 2.0, 3.0]))
     array([ 0.90996943, -0.09003057, -0.09003057])
     """
-    return _plan.backward(_LOG_SOFTMAX_JVP, tangent, output, axis, temperature, out, "tangent")
+    return _plan.backward(_LOG_SOFTMAX_JVP, tangent, output, axis, temperature, where, out, "tangent")
 
 
 def softmax_jacobian(output, axis=-1, *, out=None):

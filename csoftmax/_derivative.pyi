@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 _Float = TypeVar("_Float", np.float16, np.float32, np.float64)
 _Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
+_Mask: TypeAlias = ArrayLike | None
 
 @overload
 def softmax_backward(
@@ -15,6 +16,7 @@ def softmax_backward(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: None = None,
 ) -> NDArray[_Float]: ...
 @overload
@@ -24,6 +26,7 @@ def softmax_backward(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[_Float],
 ) -> NDArray[_Float]: ...
 @overload
@@ -33,6 +36,7 @@ def softmax_backward(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]: ...
 @overload
@@ -42,6 +46,7 @@ def softmax_jvp(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: None = None,
 ) -> NDArray[_Float]: ...
 @overload
@@ -51,6 +56,7 @@ def softmax_jvp(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[_Float],
 ) -> NDArray[_Float]: ...
 @overload
@@ -60,6 +66,7 @@ def softmax_jvp(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]: ...
 @overload
@@ -69,6 +76,7 @@ def log_softmax_backward(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: None = None,
 ) -> NDArray[_Float]: ...
 @overload
@@ -78,6 +86,7 @@ def log_softmax_backward(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[_Float],
 ) -> NDArray[_Float]: ...
 @overload
@@ -87,6 +96,7 @@ def log_softmax_backward(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]: ...
 @overload
@@ -96,6 +106,7 @@ def log_softmax_jvp(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: None = None,
 ) -> NDArray[_Float]: ...
 @overload
@@ -105,6 +116,7 @@ def log_softmax_jvp(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[_Float],
 ) -> NDArray[_Float]: ...
 @overload
@@ -114,6 +126,7 @@ def log_softmax_jvp(
     axis: _Axis = -1,
     *,
     temperature: float = 1.0,
+    where: _Mask = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]: ...
 @overload

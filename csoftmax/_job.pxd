@@ -41,6 +41,7 @@ cdef struct Job:
     int operation
     int walk
     bint direct                       # every operand is aligned native reals with unit stride along the walk
+    bint exact                        # x: 64-bit integers, some of which a double does not hold
     bint stream                       # results are larger than the caches: store past them
     double temperature
     Py_ssize_t n                      # length of a row

@@ -123,7 +123,12 @@ cdef extern from "csoftmax/_dot.h" nogil:
 cdef extern from "csoftmax/_convert.h" nogil:
     void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept
     void store_run "csm_store_run"(int, char *, Py_ssize_t, Py_ssize_t, const real *) noexcept
-    void mask_run "csm_mask_run"(const char *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t *, Py_ssize_t) noexcept
+    void mask_run "csm_mask_run"(const char *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t *, Py_ssize_t, real) noexcept
+    void max_keys "csm_max_keys"(int, const char *, Py_ssize_t, Py_ssize_t, const char *, Py_ssize_t, uint64_t *,
+                                 Py_ssize_t) noexcept
+    void subtract_keys "csm_subtract_keys"(int, const char *, Py_ssize_t, Py_ssize_t, const uint64_t *, Py_ssize_t,
+                                           real *) noexcept
+    real add_key "csm_add_key"(int, uint64_t, real) noexcept
     enum:
         REAL "CSM_STORED_REAL"              # the storage of native reals
         F16 "CSM_F16"

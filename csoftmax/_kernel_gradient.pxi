@@ -15,7 +15,7 @@ cdef inline dot_t dot_of(dot_t sum, vec g, vec p, const int operation) noexcept 
     if operation == SOFTMAX_GRAD:
         return dot_mul(sum, g, p)
     if operation == LOG_SOFTMAX_VJP:
-        return dot_plus(sum, v_and_ne(p, v_set1(-INFINITY), g))
+        return dot_plus(sum, g)
     return dot_mul(sum, g, exp_of(p))
 
 
@@ -98,8 +98,7 @@ cdef inline vec gradient(vec g, vec p, const Slope *slope, const int operation) 
         g = v_fma(e, slope.dot, v_fma(e, slope.rest, g))
     else:
         g = v_add(g, slope.dot)
-    # what was left out of the forward has no share in the derivative
-    return v_and_ne(p, v_set1(-INFINITY), v_mul(g, slope.factor))
+    return v_mul(g, slope.factor)
 
 
 cdef inline bint has_rest(const int operation) noexcept nogil:

@@ -123,6 +123,9 @@ cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *
             top = x[c * step]
     for c in range(job.n):
         q = target_share(job, probabilities, c)
+        if q == 0:
+            # 0 log 0 is 0: a class without a share counts for nothing, even if its logit is -inf
+            continue
         two_sum(whole[0], q, whole, &lost)
         whole_rest += lost
         q *= top - x[c * step]

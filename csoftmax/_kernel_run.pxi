@@ -49,11 +49,33 @@ cdef void gather(const Job *job, const Operand *o, const char *row, Py_ssize_t f
         i += count
 
 
-cdef void gather_mask(const Job *job, const Operand *o, const char *row, real *dst, Py_ssize_t *kept) noexcept nogil:
+cdef void exclude(const Job *job, Py_ssize_t row, real *dst, Py_ssize_t *kept, real value) noexcept nogil:
+    # The elements of dst, a row of job.n reals, that the mask excludes become "value"; kept[0] counts the others.
+    cdef const char *mask = batch_at(job, &job.mask, row)
     cdef Py_ssize_t i = 0, count
+    kept[0] = 0
     while i < job.n:
         count = axis_run(job, i, job.n - i)
-        mask_run(row + axis_offset(job, o, i), axis_stride(job, o), count, dst + i, kept, 0)
+        mask_run(mask + axis_offset(job, &job.mask, i), axis_stride(job, &job.mask), count, dst + i, kept, 0, value)
+        i += count
+
+
+cdef void shift_exactly(const Job *job, Py_ssize_t row, real *dst, uint64_t *key) noexcept nogil:
+    # A row of 64-bit integers whose maximum a double does not hold: dst becomes their exact differences from it. OUT
+    # key[0]: the key of the maximum.
+    cdef const char *x = batch_at(job, &job.x, row)
+    cdef const char *mask = batch_at(job, &job.mask, row) if job.mask.data != NULL else NULL
+    cdef Py_ssize_t i = 0, count
+    key[0] = 0
+    while i < job.n:
+        count = axis_run(job, i, job.n - i)
+        max_keys(job.x.storage, x + axis_offset(job, &job.x, i), axis_stride(job, &job.x), count,
+                 mask + axis_offset(job, &job.mask, i) if mask != NULL else NULL, axis_stride(job, &job.mask), key, 0)
+        i += count
+    i = 0
+    while i < job.n:
+        count = axis_run(job, i, job.n - i)
+        subtract_keys(job.x.storage, x + axis_offset(job, &job.x, i), axis_stride(job, &job.x), count, key, 0, dst + i)
         i += count
 
 
@@ -110,8 +132,40 @@ cdef inline bint is_loss(int operation) noexcept nogil:
     return operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
 
 
-cdef inline real left_out(int operation) noexcept nogil:
-    return 0 if operation == SOFTMAX else -INFINITY
+cdef inline real excluded_input(int operation) noexcept nogil:
+    # what the mask puts in place of a logit, or of an incoming gradient
+    return 0 if is_derivative(operation) else -INFINITY
+
+
+cdef inline real excluded_output(int operation) noexcept nogil:
+    # what a probability or log-probability is where the mask excludes its class
+    return 0 if operation == SOFTMAX or operation == SOFTMAX_GRAD else -INFINITY
+
+
+cdef inline real excluded_result(int operation) noexcept nogil:
+    return 0 if is_derivative(operation) else excluded_output(operation)
+
+
+# ---------------------------------------------------------------------------------------- masks of rows
+
+cdef void mask_rows(const Job *job, Py_ssize_t row, Py_ssize_t rows, real *tile, real *tile_p,
+                    Py_ssize_t *kept) noexcept nogil:
+    # Logits, or incoming gradients and outputs of the forward, as if the excluded classes were not there. OUT kept:
+    # how many elements of each row stay.
+    cdef Py_ssize_t r
+    for r in range(rows):
+        exclude(job, row + r, tile + r * job.n, kept + r, excluded_input(job.operation))
+        if job.p.data != NULL:
+            exclude(job, row + r, tile_p + r * job.n, kept + r, excluded_output(job.operation))
+
+
+cdef void mask_results(const Job *job, Py_ssize_t row, Py_ssize_t rows, real *y, Py_ssize_t *kept) noexcept nogil:
+    # Excluded elements where the kernels wrote something else: all of a derivative's, and those of rows that are NaN or
+    # have nothing left.
+    cdef Py_ssize_t r
+    for r in range(rows):
+        if is_derivative(job.operation) or kept[r] == 0 or y[r * job.n] != y[r * job.n]:
+            exclude(job, row + r, y + r * job.n, kept + r, excluded_result(job.operation))
 
 
 # ------------------------------------------------------------------------------------------------- rows
@@ -137,7 +191,7 @@ cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
     cdef Py_ssize_t doubles = in_flight(job.n, job.rows) * blocks_of(job.n) * STATS
     if not job.direct:
         reals += 2 * BLOCK if storage_of(job) != REAL else 2 * (stage_rows(job) * job.n + LANES)
-        doubles += LOSS_CHUNK
+        doubles += 2 * LOSS_CHUNK if job.exact else LOSS_CHUNK
     if is_loss(job.operation):
         doubles += loss_doubles(loss_room(job))
         reals += padded(job.n)
@@ -154,8 +208,9 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef double *stats = <double *> scratch
     cdef double *per_row = stats + in_flight(n, job.rows) * blocks_of(n) * STATS
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + losses)
+    cdef uint64_t *keys = <uint64_t *> (kept + LOSS_CHUNK)
     cdef Py_ssize_t doubles = (in_flight(n, job.rows) * blocks_of(n) * STATS + losses
-                               + (0 if job.direct else LOSS_CHUNK))
+                               + (0 if job.direct else 2 * LOSS_CHUNK if job.exact else LOSS_CHUNK))
     cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
     cdef real *spare = e + exp_reals(job)
     cdef real *tile = spare + (padded(n) if loss else 0)
@@ -205,10 +260,11 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
             if job.p.data != NULL:
                 gather_rows(job, &job.p, batch_at(job, &job.p, row), s.rows, tile_p)
                 s.p = tile_p
-            if job.mask.data != NULL:
+            if job.exact:
                 for r in range(s.rows):
-                    kept[r] = 0
-                    gather_mask(job, &job.mask, batch_at(job, &job.mask, row + r), tile + r * n, kept + r)
+                    shift_exactly(job, row + r, tile + r * n, keys + r)
+            if job.mask.data != NULL:
+                mask_rows(job, row, s.rows, tile, tile_p, kept)
             if job.operation == LOGSUMEXP:
                 s.y = tile_p
         if loss:
@@ -219,32 +275,17 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
             run_strip(&s, e, stats, job.operation)
         if not job.direct and job.y.data != NULL:
             if job.operation == LOGSUMEXP:
+                if job.exact:
+                    for r in range(s.rows):
+                        s.y[r] = add_key(job.x.storage, keys[r], s.y[r])
                 store_run(job.y.storage, y, job.y.batch[last] if job.batch_ndim else 0, s.rows, s.y)
             elif s.storage == REAL:
                 if job.mask.data != NULL:
-                    for r in range(s.rows):
-                        if kept[r] == 0:
-                            fill_run(s.y + r * n, n, left_out(job.operation))
-                        elif s.y[r * n] != s.y[r * n]:
-                            leave_out(job, batch_at(job, &job.mask, row + r), s.y + r * n, 1)
+                    mask_results(job, row, s.rows, s.y, kept)
                 scatter_rows(job, &job.y, y, s.rows, s.y)
         row += s.rows
     if job.stream:
         stream_fence()
-
-
-cdef void leave_out(const Job *job, const char *mask, real *y, Py_ssize_t step) noexcept nogil:
-    # a row of NaN: but what the mask leaves out stays out
-    cdef Py_ssize_t i
-    for i in range(job.n):
-        if not mask[axis_offset(job, &job.mask, i)]:
-            y[i * step] = left_out(job.operation)
-
-
-cdef void fill_run(real *y, Py_ssize_t n, real value) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        y[i] = value
 
 
 # ---------------------------------------------------------------------------------------------- columns
@@ -254,6 +295,7 @@ cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
     cdef Py_ssize_t size = tile_bytes(job.n, job.width, job.staged)
     if not job.direct:
         size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real) + across * <Py_ssize_t> sizeof(Py_ssize_t)
+        size += across * <Py_ssize_t> sizeof(uint64_t) if job.exact else 0
     if is_loss(job.operation):
         size += loss_doubles(across) * <Py_ssize_t> sizeof(double) + job.n * <Py_ssize_t> sizeof(real)
     return size
@@ -266,6 +308,49 @@ cdef void gather_panel(const Operand *o, const char *base, Py_ssize_t n, Py_ssiz
         load_run(o.storage, base + i * o.axis[0], stride, width, dst + i * step)
 
 
+cdef void exclude_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *dst, Py_ssize_t step, Py_ssize_t *kept,
+                        real value) noexcept nogil:
+    # as "exclude", of columns whose rows lie "step" reals apart; kept has a count a column
+    cdef const char *mask = batch_at(job, &job.mask, row)
+    cdef Py_ssize_t i
+    memset(kept, 0, width * sizeof(Py_ssize_t))
+    for i in range(job.n):
+        mask_run(mask + i * job.mask.axis[0], job.mask.batch[job.batch_ndim - 1], width, dst + i * step, kept, 1, value)
+
+
+cdef void shift_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *dst, Py_ssize_t step,
+                      uint64_t *keys) noexcept nogil:
+    # as "shift_exactly", of columns; keys has one a column
+    cdef const char *x = batch_at(job, &job.x, row)
+    cdef const char *mask = batch_at(job, &job.mask, row) if job.mask.data != NULL else NULL
+    cdef Py_ssize_t last = job.batch_ndim - 1, i
+    memset(keys, 0, width * sizeof(uint64_t))
+    for i in range(job.n):
+        max_keys(job.x.storage, x + i * job.x.axis[0], job.x.batch[last], width,
+                 mask + i * job.mask.axis[0] if mask != NULL else NULL, job.mask.batch[last], keys, 1)
+    for i in range(job.n):
+        subtract_keys(job.x.storage, x + i * job.x.axis[0], job.x.batch[last], width, keys, 1, dst + i * step)
+
+
+cdef void mask_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *tile, real *tile_p, Py_ssize_t step,
+                     Py_ssize_t *kept) noexcept nogil:
+    # as "mask_rows", of columns
+    exclude_panel(job, row, width, tile, step, kept, excluded_input(job.operation))
+    if job.p.data != NULL:
+        exclude_panel(job, row, width, tile_p, step, kept, excluded_output(job.operation))
+
+
+cdef void mask_panel_results(const Job *job, Py_ssize_t row, Py_ssize_t width, real *y, Py_ssize_t step,
+                             Py_ssize_t *kept) noexcept nogil:
+    # as "mask_results", of columns
+    cdef Py_ssize_t c
+    cdef bint some = is_derivative(job.operation)
+    for c in range(width):
+        some = some or kept[c] == 0 or y[c] != y[c]
+    if some:
+        exclude_panel(job, row, width, y, step, kept, excluded_result(job.operation))
+
+
 cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
     cdef Py_ssize_t last = job.batch_ndim - 1, inner = job.batch_shape[last], n = job.n
     cdef Py_ssize_t tiles = (inner + job.width - 1) // job.width, across = across_of(job.width)
@@ -275,7 +360,8 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     cdef Panel s
     cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width, job.staged))
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (loss_doubles(across) if loss else 0))
-    cdef real *tile = <real *> (kept + (0 if job.direct else across))
+    cdef uint64_t *keys = <uint64_t *> (kept + (0 if job.direct else across))
+    cdef real *tile = <real *> (keys + (across if job.exact else 0))
     cdef real *tile_p = tile + (0 if job.direct else n * across)
     cdef real *spare = tile_p + (0 if job.direct else n * across + across)
     cdef char *x
@@ -309,11 +395,10 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
             if job.p.data != NULL:
                 gather_panel(&job.p, batch_at(job, &job.p, row), n, s.width, job.p.batch[last], tile_p, across)
                 s.p = tile_p
+            if job.exact:
+                shift_panel(job, row, s.width, tile, across, keys)
             if job.mask.data != NULL:
-                memset(kept, 0, across * sizeof(Py_ssize_t))
-                for i in range(n):
-                    mask_run(batch_at(job, &job.mask, row) + i * job.mask.axis[0], job.mask.batch[last], s.width,
-                             tile + i * across, kept, 1)
+                mask_panel(job, row, s.width, tile, tile_p, across, kept)
             if job.operation == LOGSUMEXP:
                 s.y = tile_p
                 s.y_step = 1
@@ -323,12 +408,12 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
             run_panel(&s, scratch, job.operation)
         if not job.direct and job.y.data != NULL:
             if job.operation == LOGSUMEXP:
+                for c in range(s.width if job.exact else 0):
+                    s.y[c] = add_key(job.x.storage, keys[c], s.y[c])
                 store_run(job.y.storage, y, job.y.batch[last], s.width, s.y)
                 continue
             if job.mask.data != NULL:
-                for c in range(s.width):
-                    if kept[c] == 0 or s.y[c] != s.y[c]:
-                        leave_out(job, batch_at(job, &job.mask, row + c), s.y + c, across)
+                mask_panel_results(job, row, s.width, s.y, across, kept)
             for i in range(n):
                 store_run(job.y.storage, y + i * job.y.axis[0], job.y.batch[last], s.width, s.y + i * across)
     if s.stream:

@@ -4,4 +4,4 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype)
 
 cpdef logsumexp(x, axis, where, keepdims, out, dtype)
 
-cpdef backward(int operation, v, output, axis, temperature, out, name)
+cpdef backward(int operation, v, output, axis, temperature, where, out, name)

@@ -50,6 +50,7 @@ OPERATIONS = {
 
 cdef object FLOAT32 = np.dtype(np.float32)
 cdef object FLOAT64 = np.dtype(np.float64)
+DOUBLE_INTEGERS = 2**53           # a double holds every integer up to this modulus
 
 # what else could be done with a dtype that is not taken; {} stands for the argument
 INSTEAD = {
@@ -254,7 +255,7 @@ cdef bint check_keepdims(object keepdims) except -1:
     return keepdims
 
 
-cdef cnp.ndarray as_mask(object where, cnp.ndarray a):
+cdef cnp.ndarray as_mask(object where, cnp.ndarray a, name):
     """`where` as it is given: `lay_out` broadcasts it."""
     cdef cnp.ndarray mask = to_array("where", where)
     cdef int d, missing = a.ndim - mask.ndim
@@ -265,7 +266,8 @@ cdef cnp.ndarray as_mask(object where, cnp.ndarray a):
         if cnp.PyArray_DIM(mask, d) != 1 and cnp.PyArray_DIM(mask, d) != cnp.PyArray_DIM(a, d + missing):
             fits = False
     if not fits:
-        raise ValueError(f"where has shape {tuple_shape(mask)}, which does not broadcast to x's {tuple_shape(a)}")
+        raise ValueError(f"where has shape {tuple_shape(mask)}, which does not broadcast to {name}'s "
+                         f"{tuple_shape(a)}")
     return mask
 
 
@@ -275,6 +277,15 @@ cdef int set_operand(Operand *o, cnp.ndarray a) except -1:
     o.data = <char *> cnp.PyArray_DATA(a)
     o.storage = storage_of(a.dtype)
     return 0
+
+
+cdef bint needs_exact_shift(cnp.ndarray a):
+    """Some 64-bit integers of `a` are beyond 2^53, where a double does not hold each: their differences are taken first.
+    """
+    cdef int kind = storage_of(a.dtype) & ~CSM_SWAPPED
+    if kind != CSM_I64 and kind != CSM_U64:
+        return False
+    return a.max() > DOUBLE_INTEGERS or a.min() < -DOUBLE_INTEGERS
 
 
 cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
@@ -471,6 +482,7 @@ cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.n
     job.operation = operation
     job.walk = ROWS
     job.direct = True
+    job.exact = False
     job.temperature = temperature
     job.n = n
     job.rows = job.units = rows
@@ -557,7 +569,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
     find_axes(axis, a.ndim, &axes)
     result = result_dtype(a.dtype, dtype)
     if where is not None:
-        mask = as_mask(where, a)
+        mask = as_mask(where, a, "x")
     if out is None:
         y = like(a, result)
     else:
@@ -570,6 +582,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
     wide = is_wide(a.dtype) or is_wide(result) or not 1e-30 < t < 1e30
     job.operation = operation
     job.temperature = t
+    job.exact = needs_exact_shift(a)
     lay_out(&job, a, &axes, [a, None, y, mask])
     find_walk(&job, wide, _core.effective_threads(), False)
     _core.run(&job, wide)
@@ -593,7 +606,7 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
     find_axes(axis, a.ndim, &axes)
     result = result_dtype(a.dtype, dtype)
     if where is not None:
-        mask = as_mask(where, a)
+        mask = as_mask(where, a, "x")
     if out is None:
         y = like_reduced(a, &axes, keep, native(result))
     else:
@@ -608,21 +621,22 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
         wide = is_wide(a.dtype) or is_wide(result)
         job.operation = LOGSUMEXP
         job.temperature = 1
+        job.exact = needs_exact_shift(a)
         lay_out(&job, a, &axes, [a, None, y, mask])
         find_walk(&job, wide, _core.effective_threads(), False)
         _core.run(&job, wide)
     return y if out is not None or y.ndim else y[()]
 
 
-cpdef backward(int operation, v, output, axis, temperature, out, name):
+cpdef backward(int operation, v, output, axis, temperature, where, out, name):
     """The product of a Jacobian and `v`, called `name`, from the forward's `output`."""
     cdef Job job
     cdef Axes axes
-    cdef cnp.ndarray g, p, y
+    cdef cnp.ndarray g, p, y, mask = None
     cdef int number, other
     cdef bint wide
     cdef double t = plain_temperature(temperature)
-    if (t > 0 and last_axis(axis, v) and plain(v, &number) and plain(output, &other) and number == other
+    if (t > 0 and where is None and last_axis(axis, v) and plain(v, &number) and plain(output, &other) and number == other
             and same_shape(v, output)
             and (out is None or (plain_out(out, v, number) and (out is output or not plain_overlap(out, output))))):
         g = v
@@ -638,6 +652,8 @@ cpdef backward(int operation, v, output, axis, temperature, out, name):
     if not same_shape(g, p):
         raise ValueError(f"{name} has shape {tuple_shape(g)}, but output has shape {tuple_shape(p)}")
     find_axes(axis, p.ndim, &axes)
+    if where is not None:
+        mask = as_mask(where, p, "output")
     result = promote(g.dtype, p.dtype)
     if out is None:
         y = like(p, result)
@@ -645,12 +661,15 @@ cpdef backward(int operation, v, output, axis, temperature, out, name):
         y = check_out(out, tuple_shape(p), result)
         g = apart(g, y, True)
         p = apart(p, y, True)
+        if mask is not None:
+            mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(p) == 0:
         return y
     wide = is_wide(result) or not 1e-30 < t < 1e30
     job.operation = operation
     job.temperature = t
-    lay_out(&job, p, &axes, [g, p, y])
+    job.exact = False
+    lay_out(&job, p, &axes, [g, p, y, mask])
     find_walk(&job, wide, _core.effective_threads(), False)
     _core.run(&job, wide)
     return y
@@ -696,6 +715,7 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     if cnp.PyArray_SIZE(a) == 0:
         total = 0.0
     else:
+        job.exact = needs_exact_shift(a)
         lay_out(&job, a, &axes, [a, None, y, None, t, upstream, per_row])
         find_walk(&job, wide, _core.effective_threads(), False)
         total = run_loss(&job, wide)

@@ -65,22 +65,34 @@ def logsumexp(x, axis=-1, where=None, keepdims=False):
     return result if keepdims else result.squeeze(axes_of(np.ndim(x), axis))
 
 
-def softmax_vjp(grad, output, axis=-1, temperature=1.0):
+def _included(where, grad, p):
+    """Gradients and probabilities as if what the mask excludes were not there, and the mask."""
+    kept = np.broadcast_to(True if where is None else np.asarray(where), p.shape)
+    return np.where(kept, wide(grad), 0), np.where(kept, p, 0), kept
+
+
+@np.errstate(all="ignore")
+def softmax_vjp(grad, output, axis=-1, temperature=1.0, where=None):
     """J^T g of softmax = J g, from its output p: p (g - sum(p g)) / temperature."""
-    g, p = wide(grad), wide(output)
-    return p * (g - (p * g).sum(axis=axes_of(p.ndim, axis), keepdims=True)) / WIDE(temperature)
+    g, p, kept = _included(where, grad, wide(output))
+    dot = (p * g).sum(axis=axes_of(p.ndim, axis), keepdims=True)
+    return np.where(kept, p * (g - dot) / WIDE(temperature), 0)
 
 
-def log_softmax_vjp(grad, output, axis=-1, temperature=1.0):
+@np.errstate(all="ignore")
+def log_softmax_vjp(grad, output, axis=-1, temperature=1.0, where=None):
     """J^T g of log_softmax, from its output log p: (g - p sum(g)) / temperature."""
-    g, p = wide(grad), np.exp(wide(output))
-    return (g - p * g.sum(axis=axes_of(p.ndim, axis), keepdims=True)) / WIDE(temperature)
+    g, p, kept = _included(where, grad, np.exp(wide(output)))
+    total = g.sum(axis=axes_of(p.ndim, axis), keepdims=True)
+    return np.where(kept, (g - p * total) / WIDE(temperature), 0)
 
 
-def log_softmax_jvp(tangent, output, axis=-1, temperature=1.0):
+@np.errstate(all="ignore")
+def log_softmax_jvp(tangent, output, axis=-1, temperature=1.0, where=None):
     """J v of log_softmax, from its output log p: (v - sum(p v)) / temperature."""
-    v, p = wide(tangent), np.exp(wide(output))
-    return (v - (p * v).sum(axis=axes_of(p.ndim, axis), keepdims=True)) / WIDE(temperature)
+    v, p, kept = _included(where, tangent, np.exp(wide(output)))
+    dot = (p * v).sum(axis=axes_of(p.ndim, axis), keepdims=True)
+    return np.where(kept, (v - dot) / WIDE(temperature), 0)
 
 
 def softmax_jacobian(output, axis=-1):

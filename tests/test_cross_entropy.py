@@ -284,6 +284,40 @@ def test_mean_of_a_million_equal_weights():
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("axis", [0, 1])
+def test_a_class_without_a_share_counts_for_nothing_at_a_logit_of_minus_infinity(dtype, axis, rng):
+    """0 log 0 = 0: by its probability, by its weight, by both, with smoothing; beside a class that does count."""
+    for width in (2, 3, 10, 17, 40, 1100, 2100):
+        logits = exact_differences(rng, (9, width), dtype)
+        masked = rng.random((9, width)) < 0.4
+        masked[:, -1] = False
+        logits[masked] = -np.inf
+        probabilities = oracle.softmax(np.where(masked, -np.inf, rng.standard_normal((9, width)))).astype(dtype)
+        dead = masked.all(axis=0) | (np.arange(width) % 2 == 0)
+        dead[-1] = False
+        logits_of_dead = np.where(dead, np.asarray(-np.inf, dtype), exact_differences(rng, (9, width), dtype))
+        target = np.full(9, width - 1)
+        cases = [
+            (logits, probabilities, {}),
+            (logits, probabilities, {"weight": rng.uniform(0.5, 2, width)}),
+            (logits_of_dead, target, {"weight": np.where(dead, 0.0, 2.0), "label_smoothing": 0.1}),
+            (logits_of_dead, probabilities, {"weight": np.where(dead, 0.0, 2.0), "label_smoothing": 0.3}),
+        ]
+        for x, goal, options in cases:
+            turned = goal if axis or goal.ndim == 1 else goal.T.copy()
+            for reduction in REDUCTIONS:
+                check(x if axis else x.T.copy(), turned, axis, reduction=reduction, **options)
+            loss = csoftmax.cross_entropy(x if axis else x.T.copy(), turned, axis, **options)
+            assert np.isfinite(loss)
+
+
+def test_a_class_with_a_share_still_costs_infinitely_much_at_a_logit_of_minus_infinity():
+    logits = np.array([[-np.inf, 0.0, 1.0]])
+    for target, options in (([0], {}), ([[1e-300, 0.5, 0.5]], {}), ([1], {"label_smoothing": 0.1})):
+        assert csoftmax.cross_entropy(logits, target, **options) == np.inf
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": np.r_[0, np.arange(1, 17)]}], ids=str)
 def test_infinite_logits_give_nan_as_log_softmax_does(dtype, axis, options):
     """Whichever class is the target, and the gradient too; ignored rows stay out of it."""

@@ -107,6 +107,28 @@ def test_16_bit_subnormal_probabilities_are_kept(dtype):
     assert (p[:, 2:] > 0).all()
 
 
+# Neighbours of these are told apart by long double, not by double.
+LARGE = {
+    "<i8": [2**53, 2**62, -(2**60), 2**63 - 300],
+    ">i8": [2**62, -(2**62)],
+    "<u8": [2**62, 2**64 - 300],
+    ">u8": [2**63],
+}
+
+
+def check_integers(x, axis=-1, where=None):
+    """The forward functions of 64-bit integers are the oracle's, whose long double holds each of them."""
+    wide = oracle.wide(x)
+    assert (wide.astype(x.dtype) == x).all()
+    for temperature in (1.0, 3.5):
+        got = csoftmax.softmax(x, axis, temperature=temperature, where=where)
+        assert oracle.max_ulp(got, oracle.softmax(wide, axis, temperature, where)) <= SOFTMAX_ULP["float64"]
+        got = csoftmax.log_softmax(x, axis, temperature=temperature, where=where)
+        assert oracle.max_ulp(got, oracle.log_softmax(wide, axis, temperature, where)) <= MAX_ULP["float64"]
+    got = csoftmax.logsumexp(x, axis, where=where)
+    assert oracle.max_ulp(got, oracle.logsumexp(wide, axis, where)) <= 1
+
+
 @pytest.mark.parametrize("integer", INTEGERS)
 def test_integers_are_float64_of_them(integer, rng):
     dtype = np.dtype(integer)
@@ -116,7 +138,11 @@ def test_integers_are_float64_of_them(integer, rng):
     x[1] = low
     x[2] = high
     near = (rng.integers(0, 2 if dtype.kind == "b" else 100, (20, 10))).astype(dtype)
-    for values in (x, near):
+    if dtype.itemsize == 8:
+        # not every one is a float64
+        check_integers(x)
+        check_integers(x, 0)
+    for values in (near,) if dtype.itemsize == 8 else (x, near):
         floats = values.astype(float)
         for function in (csoftmax.softmax, csoftmax.log_softmax, csoftmax.logsumexp):
             for axis in (0, 1, None):
@@ -124,6 +150,62 @@ def test_integers_are_float64_of_them(integer, rng):
                 assert got.dtype == np.float64
                 assert np.array_equal(got, function(floats, axis))
         assert oracle.max_ulp(csoftmax.softmax(values), oracle.softmax(floats)) <= SOFTMAX_ULP["float64"]
+
+
+@pytest.mark.parametrize(("integer", "base"), [(dtype, base) for dtype, bases in LARGE.items() for base in bases])
+def test_integers_that_a_double_does_not_hold_are_told_apart(integer, base, rng):
+    dtype = np.dtype(integer)
+    for width in (1, 2, 3, 10, 17, 40, 1100, 5000):
+        near = rng.integers(0, 40, (6, width))
+        x = (near.astype(dtype.newbyteorder("=")) + np.array(base, dtype.newbyteorder("="))).astype(dtype)
+        x[0] = near[0]
+        check_integers(x)
+        check_integers(x.T.copy(), 0)
+        check_integers(x[::-1, ::-1])
+        check_integers(x, where=near > 10)
+        check_integers(x.T.copy(), 0, where=(near > 10).T)
+    cube = (rng.integers(0, 9, (3, 4, 5)).astype(dtype.newbyteorder("=")) + np.array(base, dtype)).astype(dtype)
+    for axis in (1, (0, 2), None):
+        check_integers(cube, axis)
+
+
+def test_a_larger_integer_under_the_mask_changes_no_bit_of_what_it_leaves():
+    x = np.array([[2**62, 2**62 + 1, -5], [2**62, 2**62 + 1, 2**63 - 1]])
+    where = np.array([True, True, False])
+    for function in (csoftmax.softmax, csoftmax.log_softmax, csoftmax.logsumexp):
+        result = function(x, where=where)
+        assert np.array_equal(result[0], result[1])
+    assert np.allclose(csoftmax.softmax(x, where=where)[1], csoftmax.softmax([0.0, 1.0, -np.inf]), rtol=1e-15, atol=0)
+
+
+def test_a_row_of_small_integers_has_its_bits_beside_one_of_large_ones(rng):
+    small = rng.integers(-50, 50, (1, 12))
+    for large in (2**62, -(2**62)):
+        both = np.concatenate([small, small + large])
+        for function in (csoftmax.softmax, csoftmax.log_softmax, csoftmax.logsumexp):
+            assert np.array_equal(function(both)[:1], function(small))
+            assert np.array_equal(function(both.T.copy(), 0).T[:1], function(small))
+
+
+def test_a_long_row_of_large_integers(rng):
+    near = rng.integers(0, 30, 300_001)
+    x = near + 2**62
+    with csoftmax.threads(2):
+        p = csoftmax.softmax(x)
+        assert oracle.max_ulp(p, oracle.softmax(near)) <= SOFTMAX_ULP["float64"]
+        assert np.array_equal(csoftmax.softmax(near), csoftmax.softmax(near.astype(float)))
+
+
+def test_loss_of_large_integers(rng):
+    near, target = rng.integers(0, 20, (50, 7)), rng.integers(0, 7, 50)
+    for weight in (None, np.arange(1.0, 8.0)):
+        options = {"weight": weight, "label_smoothing": 0.1}
+        want = csoftmax.cross_entropy_with_grad(near.astype(float), target, **options)
+        got = csoftmax.cross_entropy_with_grad(near + 2**62, target, **options)
+        columns = csoftmax.cross_entropy_with_grad((near + 2**62).T.copy(), target, 0, **options)
+        assert np.allclose(got[0], want[0], rtol=1e-14)
+        assert np.allclose(got[1], want[1], rtol=0, atol=1e-16)
+        assert np.allclose(columns[1].T, want[1], rtol=0, atol=1e-16)
 
 
 @pytest.mark.parametrize("integer", ["u1", "i1", "u2", "bool"])

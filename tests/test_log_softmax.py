@@ -176,6 +176,40 @@ def test_gradients_near_the_smallest_normal_number_keep_their_digits(dtype, oper
             assert gradient_error(operator, grad, output) <= MAX_ULP[dtype], (width, factor)
 
 
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_an_element_of_log_probability_minus_infinity_keeps_its_gradient(dtype, operator, axis, rng):
+    for width in (2, 3, 4, 10, 17, 33, 64, 65, 130, 1025, 4097, 9000):
+        grad, output = pair(rng, (5, width), dtype)
+        output[rng.random((5, width)) < 0.5] = -np.inf
+        output[:, 0] = -np.inf
+        if axis == 0:
+            grad, output = grad.T.copy(), output.T.copy()
+        got = operator(grad, output, axis)
+        assert np.isfinite(got).all()
+        assert gradient_error(operator, grad, output, axis) <= MAX_ULP[dtype] + 1, width
+        if operator is csoftmax.log_softmax_backward:
+            assert np.array_equal(got[output == -np.inf], grad[output == -np.inf])
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_minus_infinities_of_a_long_row_keep_their_gradients(operator, rows, rng):
+    grad, output = pair(rng, (rows, 300_001), "float32")
+    output[:, ::7] = -np.inf
+    assert gradient_error(operator, grad, output) <= MAX_ULP["float32"]
+
+
+def test_gradients_at_minus_infinity_are_those_of_the_loss(rng):
+    """cross_entropy_with_grad in one step, and log_softmax_backward in two."""
+    x = rng.standard_normal((6, 9))
+    x[:, ::3] = -np.inf
+    q = rng.random((6, 9))
+    gradient = csoftmax.cross_entropy_with_grad(x, q, reduction="sum")[1]
+    assert np.allclose(csoftmax.log_softmax_backward(-q, csoftmax.log_softmax(x)), gradient, rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("axis", [0, 1])

@@ -198,6 +198,26 @@ def test_cross_entropy_is_onnxs(dtype, reduction, onnx, rng):
 
 
 @pytest.mark.peers
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gradients_at_any_minus_infinities_are_those_of_torchs_autograd(axis, torch, rng):
+    for width in (*range(2, 20), 33, 64, 65, 130, 1030):
+        for _ in range(5):
+            x, g = rng.standard_normal((2, 7, width))
+            x[rng.random(x.shape) < rng.random()] = -np.inf
+            x[:, rng.integers(width)] = 1.0
+            x, g = (x, g) if axis else (x.T.copy(), g.T.copy())
+            logits = torch.tensor(x, requires_grad=True)
+            logs = torch.log_softmax(logits, axis)
+            logs.backward(torch.tensor(g))
+            got = csoftmax.log_softmax_backward(g, csoftmax.log_softmax(x, axis), axis)
+            assert np.allclose(got, logits.grad.numpy(), rtol=0, atol=1e-13)
+            logits.grad = None
+            torch.softmax(logits, axis).backward(torch.tensor(g))
+            got = csoftmax.softmax_backward(g, csoftmax.softmax(x, axis), axis)
+            assert np.allclose(got, logits.grad.numpy(), rtol=0, atol=1e-14)
+
+
+@pytest.mark.peers
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_results_are_torchs_float32_rounded(dtype, name, torch, rng):

@@ -143,6 +143,27 @@ def test_gradients_of_any_array(case, data):
     assert oracle.max_ulp(got, want, unit) <= limit
 
 
+@given(with_axis(strided()), st.data())
+def test_log_softmax_gradients_at_any_minus_infinities_and_under_any_mask(case, data):
+    x, axis = case
+    g = numbers(data.draw, x.dtype, x.shape)
+    absent = data.draw(hnp.arrays(bool, x.shape))
+    where = data.draw(st.none() | hnp.arrays(bool, x.shape))
+    logs = np.array(csoftmax.log_softmax(x, axis))
+    logs[absent] = -np.inf
+    kept = True if where is None else where
+    size = np.where(kept, np.abs(oracle.wide(g)), 0)
+    axes = oracle.axes_of(x.ndim, axis)
+    unit = np.maximum(size + size.sum(axes, keepdims=True), 16 * float(ml_dtypes.finfo(x.dtype.name).smallest_normal))
+    for operator, reference in (
+        (csoftmax.log_softmax_backward, oracle.log_softmax_vjp),
+        (csoftmax.log_softmax_jvp, oracle.log_softmax_jvp),
+    ):
+        got = operator(g, logs, axis, where=where)
+        assert oracle.max_ulp(got, reference(g, logs, axis, where=where), unit) <= MAX_ULP[x.dtype.name]
+        assert not np.asarray(got)[np.broadcast_to(~np.asarray(kept), x.shape)].any()
+
+
 @given(strided(NOT_EMPTY), st.sampled_from(["mean", "sum", "none"]), st.floats(0, 1), st.data())
 def test_cross_entropy_of_any_array(x, reduction, smoothing, data):
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))

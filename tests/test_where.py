@@ -133,26 +133,111 @@ def test_special_values_that_the_mask_keeps(dtype):
     )
 
 
+# each with the function of which it is the derivative, and the oracle's
+DERIVATIVES = [
+    (csoftmax.softmax_backward, csoftmax.softmax, oracle.softmax_vjp),
+    (csoftmax.softmax_jvp, csoftmax.softmax, oracle.softmax_vjp),
+    (csoftmax.log_softmax_backward, csoftmax.log_softmax, oracle.log_softmax_vjp),
+    (csoftmax.log_softmax_jvp, csoftmax.log_softmax, oracle.log_softmax_jvp),
+]
+
+
+def check_derivatives(g, x, where, axis):
+    """The four derivatives under `where` are the oracle's, whatever lies under the mask."""
+    dtype, where = x.dtype.name, np.broadcast_to(where, x.shape)
+    for operator, function, reference in DERIVATIVES:
+        output = function(np.array(x), axis, where=where)
+        want = reference(g, output, axis, where=where)
+        scale = np.maximum(np.abs(oracle.wide(g)).max(), 1) * (1 if function is csoftmax.softmax else x.size)
+        hidden = np.where(where, g, np.asarray(np.nan, dtype)), np.where(where, output, np.asarray(np.inf, dtype))
+        for gradient, p in ((g, output), hidden):
+            got = operator(gradient, p, axis, where=where)
+            assert got.dtype == dtype
+            assert (got[~where] == 0).all()
+            assert oracle.max_ulp(got, want, np.broadcast_to(scale, want.shape)) <= MAX_ULP[dtype]
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_gradient_is_zero_where_the_mask_left_elements_out(dtype, rng):
-    x, g = rng.standard_normal((2, 9, 20)).astype(dtype)
-    where = rng.random((9, 20)) < 0.6
-    where[0] = False
-    outputs = csoftmax.softmax(x, where=where), csoftmax.log_softmax(x, where=where)
-    for operator in (csoftmax.softmax_backward, csoftmax.softmax_jvp):
-        grad = operator(g, outputs[0])
-        assert (grad[~where] == 0).all()
-        assert np.isfinite(grad).all()
-        assert oracle.max_ulp(grad, oracle.softmax_vjp(g, outputs[0]), np.ones(g.shape)) <= MAX_ULP[dtype]
-    for operator, reference in (
-        (csoftmax.log_softmax_backward, oracle.log_softmax_vjp),
-        (csoftmax.log_softmax_jvp, oracle.log_softmax_jvp),
-    ):
-        grad = operator(g, outputs[1])
-        assert (grad[~where] == 0).all()
-        assert np.isfinite(grad).all()
-        want = np.where(where, reference(np.where(where, g, 0), outputs[1]), 0)
-        assert oracle.max_ulp(grad, want, np.full(g.shape, 16)) <= MAX_ULP[dtype]
+def test_derivatives_under_a_mask_of_every_broadcast_shape(dtype, axis, rng):
+    for shape in SHAPES:
+        for mask_shape in (shape, shape[1:], (shape[0], 1, 1), (1, shape[1], 1), (1,), ()):
+            x, g = rng.standard_normal((2, *shape)).astype(dtype)
+            check_derivatives(g, x, rng.random(mask_shape) < 0.6, axis)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_derivatives_under_a_mask_of_every_width(dtype, rng):
+    for width in [*range(1, 70), 128, 129, 1000, 1025, 4097]:
+        x, g = rng.standard_normal((2, 6, width)).astype(dtype)
+        where = rng.random((6, width)) < 0.5
+        check_derivatives(g, x, where, -1)
+        check_derivatives(g.T.copy(), x.T.copy(), where.T, 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_derivatives_of_every_layout_under_a_mask(layout, rng):
+    for shape in SHAPES:
+        x, g = rng.standard_normal((2, *shape)).astype("float32")
+        where = rng.random(shape) < 0.6
+        output = csoftmax.log_softmax(x, 1, where=where)
+        want = csoftmax.log_softmax_backward(g, output, 1, where=where)
+        mask = LAYOUTS.get(layout, np.array)(where) if "swapped" not in layout else where
+        got = csoftmax.log_softmax_backward(LAYOUTS[layout](g), LAYOUTS[layout](output), 1, where=mask)
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda d: d[0].__name__)
+def test_derivative_in_place_and_of_a_row_with_nothing_left(derivative, rng):
+    operator, function, _ = derivative
+    x, g = rng.standard_normal((2, 9, 40))
+    where = rng.random((9, 40)) < 0.6
+    where[::3] = False
+    output = function(x, where=where)
+    want = operator(g, output, where=where)
+    assert (want[::3] == 0).all()
+    assert np.isfinite(want).all()
+    for memory in (g, output):
+        arguments = [np.array(a) for a in (g, output)]
+        target = arguments[0 if memory is g else 1]
+        assert operator(*arguments, where=where, out=target) is target
+        assert np.array_equal(target, want)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda d: d[0].__name__)
+def test_nan_in_a_row_spreads_over_what_the_mask_keeps(derivative):
+    operator, function, _ = derivative
+    x, where = np.array([[1.0, 2.0, 3.0, 4.0]] * 5), np.array([True, False, True, True])
+    output = function(x, where=where)
+    for shape in ((5, 4), (4, 5)):
+        axis = shape.index(4)
+        g = np.array([[np.nan, 0.0, 1.0, 2.0]] * 5)
+        got = np.moveaxis(operator(np.moveaxis(g, 1, axis), np.moveaxis(output, 1, axis), axis,
+                                   where=where if axis else where[:, None]), axis, 1)
+        assert (got[:, 1] == 0).all()
+        assert np.isnan(got[:, [0, 2, 3]]).sum() >= 5 * (1 if operator is csoftmax.log_softmax_backward else 3)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda d: d[0].__name__)
+def test_derivative_may_overlap_its_mask(derivative, rng):
+    operator, function, _ = derivative
+    x, g = rng.standard_normal((2, 200, 30))
+    memory = np.zeros(200 * 30 * 8, np.uint8)
+    mask, out = memory[3000:9000].view(bool).reshape(200, 30), memory.view(np.float64).reshape(200, 30)
+    mask[:, ::3] = True
+    output = function(x, where=mask)
+    want = operator(g, output, where=mask.copy())
+    assert np.array_equal(operator(g, output, where=mask, out=out), want)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda d: d[0].__name__)
+def test_derivative_refuses_a_mask_that_does_not_fit_or_is_not_boolean(derivative):
+    operator = derivative[0]
+    p = np.full((2, 3), 1 / 3)
+    with pytest.raises(ValueError, match=r"where has shape \(2,\).*output's \(2, 3\)"):
+        operator(p, p, where=[True, False])
+    with pytest.raises(TypeError, match="where must be boolean, not int64"):
+        operator(p, p, where=np.ones((2, 3), np.int64))
 
 
 @pytest.mark.parametrize("function", [csoftmax.softmax, csoftmax.log_softmax, csoftmax.logsumexp])

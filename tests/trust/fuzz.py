@@ -120,6 +120,9 @@ def inputs(r, memories, shape, dtypes, kinds=KINDS):
     """An array-like of any layout."""
     rng = generator(r)
     a = cast(numbers(rng, shape, r.choice(kinds)), r.choice(dtypes))
+    if a.dtype.kind in "iu" and a.dtype.itemsize == 8 and r.random() < 0.5:
+        # beyond 2^53, where a double does not hold every integer
+        a += a.dtype.type(2**62)
     how = r.choice(["plain", "laid out", "laid out", "broadcast", "read-only", "list"])
     if how == "laid out":
         return laid_out(r, a, memories)
@@ -197,10 +200,14 @@ def forward_call(r, case):
     else:
         options["temperature"] = r.choice([1.0, 1, 0.5, 3.0, np.float32(7)])
     if r.randint(0, 2) == 0:
-        shape = [r.choice([n, n, 1]) for n in a.shape][r.randint(0, a.ndim) :]
-        rng = generator(r)
-        options["where"] = laid_out(r, rng.integers(0, 4, shape) > 0, case.memories)
+        add_mask(r, case, a.shape)
     add_out(r, case, a, native_float(a.dtype) if dtype is None else np.dtype(dtype))
+
+
+def add_mask(r, case, shape):
+    """A mask that broadcasts against `shape`."""
+    shape = [r.choice([n, n, 1]) for n in shape][r.randint(0, len(shape)) :]
+    case.options["where"] = laid_out(r, generator(r).integers(0, 4, shape) > 0, case.memories)
 
 
 def backward_call(r, case):
@@ -212,7 +219,7 @@ def backward_call(r, case):
     rng = generator(r)
     p = rng.uniform(0, 1, shape)
     if case.function.startswith("log"):
-        p = -4 * p
+        p = np.where(rng.integers(0, 9, shape) == 0, -np.inf, -4 * p)
     p = laid_out(r, cast(p, dtype), case.memories)
     axis = case.options["axis"] = axes(r, p.ndim)
     if case.function == "softmax_jacobian":
@@ -225,6 +232,8 @@ def backward_call(r, case):
     else:
         case.arguments = [g, p]
         case.options["temperature"] = r.choice([1.0, 2, 0.25])
+        if r.random() < 0.3:
+            add_mask(r, case, p.shape)
     add_out(r, case, p, native_float(p.dtype))
 
 
@@ -329,7 +338,7 @@ def bad_temperature(r, case):
 
 
 def bad_where(r, case):
-    if case.function not in FORWARD:
+    if case.function not in FORWARD + BACKWARD:
         return None
     choices = [(np.ones(3), (TypeError,)), (1, (TypeError,)), ("mask", (TypeError,))]
     choices += [(np.ones((2, 9, 9, 9, 9, 9), bool), (ValueError,))]
@@ -477,6 +486,8 @@ def expectation(case):
     a = np.asarray(case.arguments[0])
     size = np.abs(oracle.wide(a))
     top = float(np.max(size, where=np.isfinite(size), initial=0) / options.get("temperature", 1))
+    if a.dtype.kind in "iu":
+        top = 0.0  # their differences are exact
     temperature = options.get("temperature", 1.0)
     where = options.get("where")
     if name == "softmax":
@@ -502,13 +513,13 @@ def expectation(case):
     p = np.asarray(case.arguments[1])
     reduced = oracle.axes_of(p.ndim, axis)
     if name.startswith("softmax"):
-        want, wide = oracle.softmax_vjp(a, p, axis, temperature), oracle.wide(p)
+        want, wide = oracle.softmax_vjp(a, p, axis, temperature, where), oracle.wide(p)
         scale = wide * (size + (size * wide).sum(reduced, keepdims=True))
     elif name == "log_softmax_backward":
-        want = oracle.log_softmax_vjp(a, p, axis, temperature)
+        want = oracle.log_softmax_vjp(a, p, axis, temperature, where)
         scale = size + np.exp(oracle.wide(p)) * size.sum(reduced, keepdims=True)
     else:
-        want = oracle.log_softmax_jvp(a, p, axis, temperature)
+        want = oracle.log_softmax_jvp(a, p, axis, temperature, where)
         scale = size + (size * np.exp(oracle.wide(p))).sum(reduced, keepdims=True)
     return [(want, scale / temperature, 16)]
 

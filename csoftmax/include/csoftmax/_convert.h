@@ -327,10 +327,10 @@ CSM_ONCE static void csm_store_run(int storage, char *p, ptrdiff_t stride, ptrdi
 #undef CSM_STORE
 }
 
-/* Leaves out (-inf) what the mask says; adds to kept[i * kept_step] for each element that stays. */
+/* Replaces by "out" the elements of dst that the mask excludes; adds 1 to kept[i * kept_step] for each that stays.
+ * dst has n elements; kept has one, or n where kept_step is 1. */
 static void csm_mask_run(const char *mask, ptrdiff_t stride, ptrdiff_t n, csm_real *dst, ptrdiff_t *kept,
-                         ptrdiff_t kept_step) {
-    const csm_real out = -(csm_real)INFINITY;
+                         ptrdiff_t kept_step, csm_real out) {
     if (kept_step) {
         for (ptrdiff_t i = 0; i < n; i++) {
             const int on = mask[i * stride] != 0;
@@ -351,6 +351,47 @@ static void csm_mask_run(const char *mask, ptrdiff_t stride, ptrdiff_t n, csm_re
             *kept += on;
         }
     }
+}
+
+/* ------------------------------------------------------------------- integers that a double does not hold
+ * Differences of 64-bit integers are taken before they are rounded to a double. A key is an integer moved so that
+ * signed and unsigned ones have one order and differences modulo 2^64: key(a) - key(b) = a - b. */
+CSM_INLINE uint64_t csm_load_key(int storage, const char *p) {
+    uint64_t v;
+    csm_fetch(&v, p, sizeof v, storage & CSM_SWAPPED);
+    return (storage & ~CSM_SWAPPED) == CSM_I64 ? v ^ (UINT64_C(1) << 63) : v;
+}
+
+/* Whether the integer of this key is larger than 2^53 in modulus. */
+CSM_INLINE int csm_key_is_large(int storage, uint64_t key) {
+    const uint64_t zero = (storage & ~CSM_SWAPPED) == CSM_I64 ? UINT64_C(1) << 63 : 0;
+    return (key > zero ? key - zero : zero - key) > UINT64_C(1) << 53;
+}
+
+/* Raises keys[i * key_step] to the key of each of n integers at p that the mask (NULL: none) includes. */
+CSM_ONCE static void csm_max_keys(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, const char *mask,
+                                  ptrdiff_t mask_stride, uint64_t *keys, ptrdiff_t key_step) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const uint64_t key = csm_load_key(storage, p + i * stride);
+        if ((mask == NULL || mask[i * mask_stride]) && key > keys[i * key_step]) keys[i * key_step] = key;
+    }
+}
+
+/* dst[i] becomes the exact difference of integer i and that of keys[i * key_step], rounded once, where the latter is
+ * large; elsewhere it stays what it is. */
+CSM_ONCE static void csm_subtract_keys(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, const uint64_t *keys,
+                                       ptrdiff_t key_step, csm_real *dst) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const uint64_t key = keys[i * key_step];
+        if (csm_key_is_large(storage, key)) dst[i] = -(csm_real)(key - csm_load_key(storage, p + i * stride));
+    }
+}
+
+/* y plus the integer of a key that is large; y itself where it is not. */
+CSM_INLINE csm_real csm_add_key(int storage, uint64_t key, csm_real y) {
+    const int64_t zero = (storage & ~CSM_SWAPPED) == CSM_I64 ? INT64_C(1) << 31 : 0;
+    if (!csm_key_is_large(storage, key)) return y;
+    return (csm_real)((double)((int64_t)(key >> 32) - zero) * 0x1p32 + ((double)(key & 0xffffffffu) + y));
 }
 
 #endif /* CSOFTMAX_CONVERT_H */
