@@ -282,13 +282,13 @@ def test_jacobian_out_of_the_wrong_shape():
 def test_signatures_and_keywords():
     for function, signature in (
         (csoftmax.softmax, "(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None)"),
-        (csoftmax.softmax_backward, "(grad_output, output, axis=-1, *, temperature=1.0, out=None)"),
+        (csoftmax.softmax_backward, "(grad_output, output, axis=-1, *, temperature=1.0, where=None, out=None)"),
     ):
         assert str(inspect.signature(function)) == signature
     p = csoftmax.softmax(x=X, axis=-1, temperature=1.0, where=None, out=None, dtype=None)
     np.testing.assert_array_equal(p, csoftmax.softmax(X))
     np.testing.assert_array_equal(
-        csoftmax.softmax_backward(grad_output=X, output=p, axis=-1, temperature=1.0, out=None),
+        csoftmax.softmax_backward(grad_output=X, output=p, axis=-1, temperature=1.0, where=None, out=None),
         csoftmax.softmax_backward(X, p),
     )
 
