@@ -280,8 +280,7 @@ cdef int set_operand(Operand *o, cnp.ndarray a) except -1:
 
 
 cdef bint needs_exact_shift(cnp.ndarray a):
-    """Some 64-bit integers of `a` are beyond 2^53, where a double does not hold each: their differences are taken first.
-    """
+    """Some integers of `a` are beyond 2^53, where a double does not hold each: their differences are taken first."""
     cdef int kind = storage_of(a.dtype) & ~CSM_SWAPPED
     if kind != CSM_I64 and kind != CSM_U64:
         return False
@@ -636,8 +635,8 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
     cdef int number, other
     cdef bint wide
     cdef double t = plain_temperature(temperature)
-    if (t > 0 and where is None and last_axis(axis, v) and plain(v, &number) and plain(output, &other) and number == other
-            and same_shape(v, output)
+    if (t > 0 and where is None and last_axis(axis, v) and plain(v, &number) and plain(output, &other)
+            and number == other and same_shape(v, output)
             and (out is None or (plain_out(out, v, number) and (out is output or not plain_overlap(out, output))))):
         g = v
         if out is None:
