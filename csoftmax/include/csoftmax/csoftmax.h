@@ -46,8 +46,8 @@ enum csm_status {
  *   softmax, log_softmax          y of x / temperature
  *   logsumexp                     one y a row; -inf where n is 0
  *   softmax_backward              dx from dy and the softmax y that was returned for the same temperature
- *   log_softmax_backward          the same for log_softmax: dy - exp(y) sum(dy), where an element with y = -inf counts
- *                                 like any other (where it must not, set its dy to 0)
+ *   log_softmax_backward          the same for log_softmax: dy - exp(y) sum(dy), to which an element with
+ *                                 y = -inf counts too (set its dy to 0 if it should not)
  *   cross_entropy                 one loss a row, 0 where the target is ignore_index
  *   cross_entropy_with_grad       also the gradient of each loss times scale (1 / rows for that of their
  * mean)
