@@ -14,7 +14,7 @@ from libc.string cimport memset
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
     CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
-    SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch,
+    SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch, is_extreme, needs_doubles,
 )
 from csoftmax._walk cimport find_walk, item_size
 
@@ -42,17 +42,13 @@ cdef enum:
 
 # --------------------------------------------------------------------------------------------------- a job
 
-cdef inline bint is_wide(int storage, double temperature) noexcept nogil:
-    return storage == CSM_F64 or not 1e-30 < temperature < 1e30
-
-
 cdef inline int begin(Job *job, int operation, Py_ssize_t rows, Py_ssize_t n, double temperature) noexcept nogil:
     if rows < 0 or n < 0:
         return CSM_BAD_SHAPE
     if not 0 < temperature < INFINITY:
         return CSM_BAD_TEMPERATURE
     job.operation = operation
-    job.temperature = temperature if temperature > 1e-307 else 1e-307
+    job.temperature = temperature
     job.n = n
     job.rows = rows
     job.exact = False
@@ -85,7 +81,7 @@ cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
         set_operand(&job.x, CSM_F64, &nothing, 0, 1)
         job.n = job.axis_shape[0] = 1
     set_operand(&job.y, storage, y, y_row, y_step)
-    return run(&job, is_wide(storage, temperature))
+    return run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
 
 
 cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *dy, Py_ssize_t dy_row,
@@ -98,7 +94,7 @@ cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, con
     set_operand(&job.x, storage, dy, dy_row, dy_step)
     set_operand(&job.p, storage, y, y_row, y_step)
     set_operand(&job.y, storage, dx, dx_row, dx_step)
-    return run(&job, is_wide(storage, temperature))
+    return run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
 
 
 cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
@@ -168,7 +164,8 @@ cdef bint run_by_blocks(const Job *job, const Kernels *kernels, char *scratch) n
     cdef Py_ssize_t blocks = (job.n + kernels.block - 1) // kernels.block, row
     cdef Py_ssize_t size = blocks_scratch(kernels)
     cdef double *stats = <double *> (scratch + size)
-    if (job.walk != ROWS or job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD
+    if (job.walk != ROWS or is_extreme(job.operation, job.temperature) or job.operation == CROSS_ENTROPY
+            or job.operation == CROSS_ENTROPY_GRAD
             or size + blocks * STATS * <Py_ssize_t> sizeof(double) > LARGE_STACK):
         return False
     for row in range(job.rows):

@@ -17,7 +17,7 @@ from libc.string cimport memset
 
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, SOFTMAX, STATS, Job, Kernels, blocks_scratch, loss_chunk,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, SOFTMAX, STATS, Job, Kernels, blocks_scratch, is_extreme, loss_chunk,
 )
 
 cdef extern from *:
@@ -93,7 +93,7 @@ cdef bint run_lone(int operation, const void *x, const void *p, void *y, Py_ssiz
 
 
 cdef bint by_blocks(const Job *job, int threads) noexcept:
-    if (job.walk != ROWS or job.mask.data != NULL or job.exact
+    if (job.walk != ROWS or job.mask.data != NULL or job.exact or is_extreme(job.operation, job.temperature)
             or job.operation in (CROSS_ENTROPY, CROSS_ENTROPY_GRAD)):
         return False
     return job.n >= LONG_ROW or (job.rows < threads and job.n >= 2 * THREAD_ELEMENTS)

@@ -34,13 +34,15 @@ cdef struct Loss:
     long long ignore_index
     double smoothing
     bint indices                      # targets are class indices, not probabilities
-    double scale                      # 1 / normaliser of the gradient
+    double scale                      # 1 / normaliser of the gradient, ...
+    int exponent                      # ... but for this power of two
 
 
 cdef struct Job:
     int operation
     int walk
-    bint direct                       # every operand is aligned native reals with unit stride along the walk
+    bint direct                       # every operand is aligned native reals with unit stride along the walk, and the
+                                      # temperature is not extreme
     bint exact                        # x: 64-bit integers, some of which a double does not hold
     bint stream                       # results are larger than the caches: store past them
     double temperature
@@ -60,8 +62,28 @@ cdef struct Job:
     Operand target
     Operand upstream                  # gradient of the loss, one a row
     Operand row_loss                  # reduction "none": where each row's loss goes
-    double *partial                   # else: sums of losses and what they lost, a pair a chunk of rows or a tile
+    double *partial                   # else: SUMS pairs a chunk of rows or a tile: sums of losses and what they lost
     Loss loss
+
+
+cdef inline bint is_derivative(int operation) noexcept nogil:
+    return operation == SOFTMAX_GRAD or operation == LOG_SOFTMAX_VJP or operation == LOG_SOFTMAX_JVP
+
+
+cdef inline double least_temperature(int operation, double least) noexcept nogil:
+    # from which on an operation is done without scaling its rows: a derivative's division by a lower temperature would
+    # raise what had lost digits as a subnormal number
+    return 1e-6 if is_derivative(operation) else least
+
+
+cdef inline bint is_extreme(int operation, double temperature) noexcept nogil:
+    # The kernels of doubles would under- or overflow: rows are staged, and scaled there.
+    return not least_temperature(operation, 1e-270) < temperature < 1e300
+
+
+cdef inline bint needs_doubles(int operation, double temperature) noexcept nogil:
+    # the kernels of floats would, so that they are not given the row
+    return not least_temperature(operation, 1e-30) < temperature < 1e30
 
 
 # What a level offers. A kernel works on units [begin, end) in scratch of scratch_bytes(job); it owns no
@@ -70,6 +92,8 @@ cdef struct Job:
 cdef enum:
     STATS = 6
     LOSS_CHUNK = 256
+    SUMS = 5                          # those of losses near 1 are in the middle; sum b is of losses around 2^(SUM_STEP b),
+    SUM_STEP = 1000                   # b counted from there, and divided by that: the others are seldom needed
 
 
 cdef inline Py_ssize_t loss_chunk(Py_ssize_t n) noexcept nogil:

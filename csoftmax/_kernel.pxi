@@ -9,14 +9,14 @@
 #
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
-from libc.math cimport INFINITY, NAN, fma, isnan
+from libc.math cimport INFINITY, NAN, fabs, fma, frexp, isnan, ldexp
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from cpython.pycapsule cimport PyCapsule_New
 
 from csoftmax._job cimport (
-    Job, Kernels, Operand, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP,
-    LOSS_CHUNK, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS,
+    Job, Kernels, Operand, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, is_derivative, is_extreme, LOG_SOFTMAX, LOG_SOFTMAX_JVP,
+    LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, SUM_STEP, SUMS,
 )
 
 cdef extern from "csoftmax/_lanes.h" nogil:
@@ -154,4 +154,5 @@ include "_kernel_rows.pxi"
 include "_kernel_columns.pxi"
 include "_kernel_packed.pxi"
 include "_kernel_loss.pxi"
+include "_kernel_scale.pxi"
 include "_kernel_run.pxi"

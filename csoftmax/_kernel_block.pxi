@@ -13,15 +13,23 @@ cdef struct Ahead:
     real maximum
 
 
+cdef struct Logs:
+    # what a row's log-probabilities are made with: (x pre + high) inv_t + low
+    vec pre
+    vec high
+    vec inv_t
+    vec low
+
+
 cdef struct Behind:
     # The same block of an earlier row: its results are written meanwhile. While there are none, what is written lies
     # where the exponentials are about to come.
     const void *x             # its exponentials; or, for log_softmax, its logits, of "storage"
     void *y                   # of "storage"
     int storage
-    vec high
+    vec high                  # factor of the exponentials
     vec low
-    vec inv_t
+    Logs logs                 # or what the log-probabilities are made with
 
 
 cdef inline const void *announced_lines(const real *e, const void *y) noexcept nogil:
@@ -271,9 +279,25 @@ cdef inline void load_ahead(const Ahead *ahead, Py_ssize_t i) noexcept nogil:
         load_run(ahead.storage, at(ahead.x, i, ahead.storage), 2, ahead.n - i, ahead.kept + i)
 
 
+cdef inline Logs logs_of(vec high, vec low, double inv_t) noexcept nogil:
+    # (x - high) / T - low, from what split_log gives. Above a temperature of 1 the difference is taken of quarters, which
+    # changes none of its digits: the difference itself may overflow where its quotient does not.
+    cdef Logs logs
+    cdef real pre = <real> (0.25 if inv_t < 1 else 1)
+    logs.pre = v_set1(pre)
+    logs.high = v_mul(high, v_set1(-pre))
+    logs.inv_t = v_set1(<real> inv_t / pre)
+    logs.low = v_sub(v_set1(0), low)
+    return logs
+
+
+cdef inline vec log_of(vec x, const Logs *logs) noexcept nogil:
+    return v_fma(v_fma(x, logs.pre, logs.high), logs.inv_t, logs.low)
+
+
 cdef inline vec share(vec a, const Behind *behind, const bint logs) noexcept nogil:
     if logs:
-        return v_fma(v_sub(a, behind.high), behind.inv_t, behind.low)
+        return log_of(a, &behind.logs)
     return scaled(a, behind.high, behind.low)
 
 
@@ -591,34 +615,34 @@ cdef inline void split_log(double m, double log_sum, double log_rest, double inv
         low[0] = <real> (both + log_rest if PAIRS else both)
 
 
-cdef inline void log_run(const void *x, void *y, Py_ssize_t n, real high, real low, real inv_t, const bint stream,
+cdef inline void log_run(const void *x, void *y, Py_ssize_t n, real high, real low, double inv_t, const bint stream,
                          const int storage) noexcept nogil:
-    cdef vec h = v_set1(high), l = v_sub(v_set1(0), v_set1(low)), t = v_set1(inv_t)
+    cdef Logs logs = logs_of(v_set1(high), v_set1(low), inv_t)
     cdef Py_ssize_t i = 0, j
     cdef pair a
     if storage == REAL and stream and n >= 4 * VL:
         i = unaligned(<real *> y)
-        put_n(y, 0, i, v_fma(v_sub(take_n(x, 0, i, 0, REAL), h), t, l), REAL)
+        put_n(y, 0, i, log_of(take_n(x, 0, i, 0, REAL), &logs), REAL)
         while i <= n - VL:
-            v_stream(<real *> y + i, v_fma(v_sub(take(x, i, REAL), h), t, l))
+            v_stream(<real *> y + i, log_of(take(x, i, REAL), &logs))
             i += VL
     while i <= n - 2 * VL:
         for j from 0 <= j < 2 * VL by VL:
             prefetch(at(x, i + j + PREFETCH, storage))
             prefetch_write(at(y, i + j + PREFETCH, storage))
         a = take_pair(x, i, storage)
-        a.first = v_fma(v_sub(a.first, h), t, l)
-        a.second = v_fma(v_sub(a.second, h), t, l)
+        a.first = log_of(a.first, &logs)
+        a.second = log_of(a.second, &logs)
         put_pair(y, i, a, storage)
         i += 2 * VL
     while i <= n - VL:
-        put(y, i, v_fma(v_sub(take(x, i, storage), h), t, l), storage)
+        put(y, i, log_of(take(x, i, storage), &logs), storage)
         i += VL
     if i < n:
-        put_n(y, i, n - i, v_fma(v_sub(take_n(x, i, n - i, 0, storage), h), t, l), storage)
+        put_n(y, i, n - i, log_of(take_n(x, i, n - i, 0, storage), &logs), storage)
 
 
-cdef void log_run_16(const void *x, void *y, Py_ssize_t n, real high, real low, real inv_t,
+cdef void log_run_16(const void *x, void *y, Py_ssize_t n, real high, real low, double inv_t,
                      int storage) noexcept nogil:
     if storage == F16:
         log_run(x, y, n, high, low, inv_t, False, F16)

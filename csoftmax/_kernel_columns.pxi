@@ -161,10 +161,6 @@ cdef void panel_maxima(Panel *s, const Tile *t) noexcept nogil:
     s.width = t.columns
 
 
-cdef inline bint is_derivative(const int operation) noexcept nogil:
-    return operation == SOFTMAX_GRAD or operation == LOG_SOFTMAX_VJP or operation == LOG_SOFTMAX_JVP
-
-
 cdef inline bint exps_wait(const Panel *s, const int operation) noexcept nogil:
     # Exponentials are computed once, and wait to be scaled; but not in a result that is stored past the caches.
     return (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD) and (s.staged or not s.stream)
@@ -625,7 +621,7 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, Py_ssize_t i, Py_s
     cdef real *y = s.y + i * s.y_step + c
     cdef Py_ssize_t ahead = fetched(c, s.width, rows * s.y_step)
     cdef vec a, d, high = v_load(t.high + c), low = v_load(t.low + c)
-    cdef vec inv_t = v_set1(<real> s.inv_t)
+    cdef Logs logs = logs_of(high, low, s.inv_t)
     cdef Slope slope = slope_of(s.inv_t, operation)
     cdef shift_t shift
     if waiting:
@@ -640,7 +636,7 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, Py_ssize_t i, Py_s
             a = gradient(a, load_columns(p, left, 0), &slope, operation)
             p += s.p_step
         elif operation == LOG_SOFTMAX:
-            a = v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
+            a = log_of(a, &logs)
         else:
             if not waiting:
                 shift = load_shift(t, c)

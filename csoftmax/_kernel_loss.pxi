@@ -3,7 +3,7 @@
 # Rows and columns differ only in the step between their elements.
 
 cdef enum:
-    LOSS_ARRAYS = 11
+    LOSS_ARRAYS = 14
 
 
 cdef struct Losses:
@@ -17,7 +17,7 @@ cdef struct Losses:
     Py_ssize_t y_step
     bint ignored              # some are
     int64_t *target           # class index; -1 for an ignored one, and for probabilities
-    double *coefficient       # upstream Q
+    double *coefficient       # upstream Q; then the loss
     double *top               # max(x)
     double *log_sum           # in two parts
     double *log_rest
@@ -25,7 +25,11 @@ cdef struct Losses:
     double *weight            # of the index
     double *whole             # Q
     double *dot               # sum(q (m - x))
-    double *at_target         # x[target], read before the gradient may overwrite it; then -log(p[target])
+    double *at_target         # x[target], read before the gradient may overwrite it
+    double *surprise          # -log(p[target])
+    bint scaled               # powers of two have been taken out of some rows:
+    int64_t *loss_exponent    # out of weight, whole and dot, and so of the loss,
+    int64_t *grad_exponent    # and out of the gradient
     real *each                # losses that are not summed
 
 
@@ -46,7 +50,10 @@ cdef void lay_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
     l.whole = l.weight + across
     l.dot = l.whole + across
     l.at_target = l.dot + across
-    l.each = <real *> (l.at_target + across)
+    l.surprise = l.at_target + across
+    l.loss_exponent = <int64_t *> (l.surprise + across)
+    l.grad_exponent = l.loss_exponent + across
+    l.each = <real *> (l.grad_exponent + across)
 
 
 cdef inline Py_ssize_t row_stride(const Job *job, const Operand *o) noexcept nogil:
@@ -58,12 +65,18 @@ cdef inline double class_weight(const Job *job, Py_ssize_t c) noexcept nogil:
     return job.loss.weight[c] if job.loss.weight != NULL else 1
 
 
-cdef inline double target_share(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
-    # q[c], but for the share of the index itself
+cdef inline double unweighted_share(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
     cdef double share = job.loss.smoothing / job.n
     if not job.loss.indices:
         share += (1 - job.loss.smoothing) * probabilities[c]
-    return share * class_weight(job, c)
+    return share
+
+
+cdef inline double target_share(const Job *job, const real *probabilities, Py_ssize_t c,
+                                int64_t exponent) noexcept nogil:
+    # q[c] / 2^exponent, but for the share of the index itself
+    cdef double share = unweighted_share(job, probabilities, c)
+    return share * class_weight(job, c) if exponent == 0 else scaled_product(share, class_weight(job, c), -exponent)
 
 
 cdef inline bint shared_out(const Job *job) noexcept nogil:
@@ -114,21 +127,23 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
     return ignored
 
 
-cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *probabilities, double *whole,
-                    double *dot) noexcept nogil:
+cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *probabilities, int64_t exponent,
+                    double *whole, double *dot) noexcept nogil:
+    # q / 2^exponent is added to whole, and its product with max(x) - x to dot
     cdef double top = -INFINITY, q, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
     for c in range(job.n):
         if x[c * step] > top:
             top = x[c * step]
     for c in range(job.n):
-        q = target_share(job, probabilities, c)
+        q = target_share(job, probabilities, c, exponent)
         if q == 0:
             # 0 log 0 is 0: a class without a share counts for nothing, even if its logit is -inf
             continue
         two_sum(whole[0], q, whole, &lost)
         whole_rest += lost
-        q *= top - x[c * step]
+        # of quarters: the difference may overflow where the product does not
+        q = 4 * q * (0.25 * top - 0.25 * x[c * step])
         two_sum(dot[0], q, dot, &lost)
         dot_rest += lost
     whole[0] += whole_rest
@@ -164,17 +179,25 @@ cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *p
         for i in range(l.rows):
             if l.target[i] >= 0 or not job.loss.indices:
                 gather_target(job, row + i, probabilities)
-                share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, l.whole + i, l.dot + i)
+                share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, 0, l.whole + i, l.dot + i)
+    losses.scaled = not all_ordinary(job, &l)
+    if losses.scaled:
+        for i in range(l.rows):
+            scale_loss(job, row, i, &l, probabilities)
     for i in range(across):
         l.coefficient[i] = l.upstream[i] * l.whole[i]
 
 
 cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
     cdef Losses l = losses[0]
-    cdef v_f64 zero = set1_f64(0), total = zero, rest = zero, m, apart, log_sum, log_rest, weight, loss, at_index, lost
+    cdef v_f64 zero = set1_f64(0), quarter = set1_f64(0.25), total = zero, rest = zero
+    cdef v_f64 m, apart, log_sum, log_rest, weight, loss, at_index, lost
     cdef bint each = job.row_loss.data != NULL
     cdef double totals[VL64]
     cdef double rests[VL64]
+    cdef double *partial
+    cdef double *middle
+    cdef double sum, sum_rest
     cdef Py_ssize_t i
     if l.ignored:
         for i in range(l.rows):
@@ -189,11 +212,14 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
         loss = mul_f64(load_f64(l.whole + i), log_sum)
         if PAIRS:
             log_rest = mul_f64(load_f64(l.whole + i), load_f64(l.log_rest + i))
-            two_sum_lanes(m, sub_f64(zero, load_f64(l.at_target + i)), &apart, &lost)
+            # of quarters, as in share_out
+            two_sum_lanes(mul_f64(m, quarter), sub_f64(zero, mul_f64(load_f64(l.at_target + i), quarter)), &apart, &lost)
+            weight = mul_f64(weight, set1_f64(4))
             log_rest = add_f64(log_rest, mul_f64(weight, lost))
             two_sum_lanes(loss, load_f64(l.dot + i), &loss, &lost)
             at_index = and_ne_f64(weight, zero, mul_f64(weight, apart))
             loss = whole_log_lanes(loss, at_index, add_f64(log_rest, lost))
+            apart = mul_f64(apart, set1_f64(4))
         else:
             apart = sub_f64(m, load_f64(l.at_target + i))
             loss = add_f64(loss, load_f64(l.dot + i))
@@ -201,27 +227,40 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
         # where a logit is +inf as log_softmax, and the gradient: NaN, whichever class is the target
         loss = select_lt_f64(m, set1_f64(INFINITY), loss, sub_f64(m, m))
         if job.operation == CROSS_ENTROPY_GRAD:
-            store_f64(l.at_target + i, add_f64(apart, log_sum))
+            store_f64(l.surprise + i, add_f64(apart, log_sum))
+        store_f64(l.coefficient + i, loss)
         if each:
             v_narrow(l.each + i, loss)
         else:
             two_sum_lanes(total, loss, &total, &lost)
             rest = add_f64(rest, lost)
     if each:
+        if l.scaled:
+            scale_each(&l)
         store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), row_stride(job, &job.row_loss), l.rows,
                   l.each)
         return
     store_f64(totals, total)
     store_f64(rests, rest)
+    partial = job.partial + 2 * SUMS * part
+    middle = partial + 2 * (SUMS // 2)
+    sum = middle[0]
+    sum_rest = middle[1]
     for i in range(VL64):
-        add_part(totals[i], &job.partial[2 * part], &job.partial[2 * part + 1])
-        job.partial[2 * part + 1] += rests[i]
+        add_part(totals[i], &sum, &sum_rest)
+        sum_rest += rests[i]
+    if l.scaled or not -INFINITY < sum < INFINITY:
+        sum_by_size(&l, partial)
+    else:
+        middle[0] = sum
+        middle[1] = sum_rest
 
 
 cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses, real *probabilities) noexcept nogil:
     # y holds upstream * Q * p
     cdef Losses l = losses[0]
     cdef Py_ssize_t i, c
+    cdef int64_t exponent
     cdef bint shared = shared_out(job)
     # where p is close to 1, p - 1 has lost its digits
     cdef v_f64 near = set1_f64(-INFINITY if shared else 1), others, weight
@@ -235,14 +274,16 @@ cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
                     y[c * l.y_step] = 0
             elif shared:
                 gather_target(job, row + i, probabilities)
+                exponent = l.loss_exponent[i] if l.scaled else 0
                 for c in range(job.n):
-                    y[c * l.y_step] = <real> (y[c * l.y_step] - l.upstream[i] * target_share(job, probabilities, c))
+                    y[c * l.y_step] = <real> (y[c * l.y_step]
+                                              - l.upstream[i] * target_share(job, probabilities, c, exponent))
     if not job.loss.indices:
         return
     for i in range(l.rows):
         at_index[i] = l.y[i * l.y_pitch + (l.target[i] if l.target[i] >= 0 else 0) * l.y_step]
     for i from 0 <= i < l.rows by VL64:
-        others = load_f64(l.at_target + i)
+        others = load_f64(l.surprise + i)
         weight = mul_f64(load_f64(l.upstream + i), load_f64(l.weight + i))
         store_f64(at_index + i, select_lt_f64(others, near, mul_f64(weight, expm1_neg_f64(others)),
                                               sub_f64(load_f64(at_index + i), weight)))
@@ -269,6 +310,8 @@ cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *s
     settle_losses(job, row, row // loss_chunk(job.n), &l)
     if job.operation == CROSS_ENTROPY_GRAD:
         settle_gradients(job, row, &l, spare)
+        if l.scaled:
+            scale_gradients(job, &l)
 
 
 cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit, char *scratch, double *per_column,
@@ -289,3 +332,5 @@ cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit
     settle_losses(job, row, unit, &l)
     if job.operation == CROSS_ENTROPY_GRAD:
         settle_gradients(job, row, &l, spare)
+        if l.scaled:
+            scale_gradients(job, &l)

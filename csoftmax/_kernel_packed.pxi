@@ -191,32 +191,33 @@ cdef inline void group_factors(const Strip *s, Group *a, const bint split) noexc
             a.tiny = True
 
 
-cdef inline vec group_result(vec a, vec high, vec low, vec inv_t, const int operation) noexcept nogil:
+cdef inline vec group_result(vec a, vec high, vec low, const Logs *logs, const int operation) noexcept nogil:
     # from a logit or an exponential
     if operation == LOG_SOFTMAX:
-        return v_fma(v_sub(a, high), inv_t, v_sub(v_set1(0), low))
+        return log_of(a, logs)
     return scaled(a, high, low)
 
 
-cdef inline void unpack(const Group *a, Py_ssize_t n, real inv_t, real *y, Py_ssize_t pitch,
+cdef inline void unpack(const Group *a, Py_ssize_t n, double inv_t, real *y, Py_ssize_t pitch,
                         const int operation) noexcept nogil:
     cdef Py_ssize_t i = 0, j, r
-    cdef vec high = v_load(a.high), low = v_load(a.low), f = v_set1(inv_t), e
+    cdef vec high = v_load(a.high), low = v_load(a.low), e
+    cdef Logs logs = logs_of(high, low, inv_t)
     cdef vec quads[QUAD]
     cdef real lanes[VL]
     if a.count == VL and not a.tiny:
         while i <= n - QUAD:
             for j in range(QUAD):
-                quads[j] = group_result(v_load(a.tile + (i + j) * VL), high, low, f, operation)
+                quads[j] = group_result(v_load(a.tile + (i + j) * VL), high, low, &logs, operation)
             v_quads_out(y + i, pitch, QUAD, quads)
             i += QUAD
         if i < n:
             for j in range(QUAD):
-                quads[j] = group_result(v_load(a.tile + (i + j if j < n - i else i) * VL), high, low, f, operation)
+                quads[j] = group_result(v_load(a.tile + (i + j if j < n - i else i) * VL), high, low, &logs, operation)
             v_quads_out(y + i, pitch, n - i, quads)
         return
     for i in range(n):
-        e = group_result(v_load(a.tile + i * VL), high, low, f, operation)
+        e = group_result(v_load(a.tile + i * VL), high, low, &logs, operation)
         v_store(lanes, v_mul(e, v_load(a.after)) if a.tiny else e)
         for r in range(a.count):
             y[r * pitch + i] = lanes[r]
@@ -254,9 +255,9 @@ cdef inline void packed_rows(const Strip *s, real *tile, int operation, const bi
         for g in range(groups):
             a = &group[g]
             if keep:
-                unpack(a, s.n, <real> s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, SOFTMAX)
+                unpack(a, s.n, s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, SOFTMAX)
             elif writes:
-                unpack(a, s.n, <real> s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, LOG_SOFTMAX)
+                unpack(a, s.n, s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, LOG_SOFTMAX)
 
 
 cdef void run_packed(const Strip *s, real *tile, int operation) noexcept nogil:

@@ -125,9 +125,9 @@ cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, in
     elif split and operation == LOG_SOFTMAX:
         split_log(f.top, f.log_sum, f.log_rest, s.inv_t, &high, &low)
         if half:
-            log_run_16(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, <real> s.inv_t, s.storage)
+            log_run_16(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, s.inv_t, s.storage)
         else:
-            log_run(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, <real> s.inv_t, s.stream, REAL)
+            log_run(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, s.inv_t, s.stream, REAL)
     elif split:
         s.top[row] = f.top
         s.log_sum[row] = f.log_sum
@@ -176,9 +176,7 @@ cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_s
         behind.x = x_at(s, row, b, half)
         behind.y = y
         behind.storage = s.storage
-        behind.high = v_set1(high)
-        behind.low = v_sub(v_set1(0), v_set1(low))
-        behind.inv_t = v_set1(<real> s.inv_t)
+        behind.logs = logs_of(v_set1(high), v_set1(low), s.inv_t)
         return
     if row >= 0 and not is_tiny(stats[3], FACTOR_SCALE):
         behind.x = f.e + b * BLOCK
@@ -188,7 +186,8 @@ cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_s
         return
     behind.x = behind.y = e
     behind.storage = REAL
-    behind.high = behind.low = behind.inv_t = v_set1(0)
+    behind.high = behind.low = v_set1(0)
+    behind.logs = logs_of(behind.high, behind.low, 1)
     if row >= 0 and half:
         scale_run_16(f.e + b * BLOCK, y, block_length(s.n, b), stats[3], stats[4], s.storage)
     elif row >= 0:

@@ -191,7 +191,7 @@ cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
     cdef Py_ssize_t doubles = in_flight(job.n, job.rows) * blocks_of(job.n) * STATS
     if not job.direct:
         reals += 2 * BLOCK if storage_of(job) != REAL else 2 * (stage_rows(job) * job.n + LANES)
-        doubles += 2 * LOSS_CHUNK if job.exact else LOSS_CHUNK
+        doubles += (2 if job.exact or is_rescaled(job) else 1) * LOSS_CHUNK
     if is_loss(job.operation):
         doubles += loss_doubles(loss_room(job))
         reals += padded(job.n)
@@ -210,7 +210,7 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + losses)
     cdef uint64_t *keys = <uint64_t *> (kept + LOSS_CHUNK)
     cdef Py_ssize_t doubles = (in_flight(n, job.rows) * blocks_of(n) * STATS + losses
-                               + (0 if job.direct else 2 * LOSS_CHUNK if job.exact else LOSS_CHUNK))
+                               + (0 if job.direct else (2 if job.exact or is_rescaled(job) else 1) * LOSS_CHUNK))
     cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
     cdef real *spare = e + exp_reals(job)
     cdef real *tile = spare + (padded(n) if loss else 0)
@@ -219,8 +219,8 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef char *y
     memset(&s, 0, sizeof(Strip))
     s.n = n
-    s.t = job.temperature
-    s.inv_t = 1 / job.temperature
+    s.t = inner_temperature(job)
+    s.inv_t = 1 / s.t
     s.storage = storage_of(job)
     s.kept = tile
     s.stream = job.stream and s.storage == REAL
@@ -267,12 +267,16 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
                 mask_rows(job, row, s.rows, tile, tile_p, kept)
             if job.operation == LOGSUMEXP:
                 s.y = tile_p
+            if is_rescaled(job):
+                rescale(job, tile, s.rows, n, 1, kept + LOSS_CHUNK)
         if loss:
             loss_rows(job, &s, row, e, stats, per_row, spare)
         elif HALVES and s.storage != REAL:
             run_strip_16(&s, e, stats, job.operation)
         else:
             run_strip(&s, e, stats, job.operation)
+        if is_rescaled(job):
+            scale_back(job, tile, s.rows, n, 1, kept + LOSS_CHUNK)
         if not job.direct and job.y.data != NULL:
             if job.operation == LOGSUMEXP:
                 if job.exact:
@@ -294,8 +298,8 @@ cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
     cdef Py_ssize_t across = across_of(job.width)
     cdef Py_ssize_t size = tile_bytes(job.n, job.width, job.staged)
     if not job.direct:
-        size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real) + across * <Py_ssize_t> sizeof(Py_ssize_t)
-        size += across * <Py_ssize_t> sizeof(uint64_t) if job.exact else 0
+        size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real)
+        size += (2 if job.exact or is_rescaled(job) else 1) * across * <Py_ssize_t> sizeof(Py_ssize_t)
     if is_loss(job.operation):
         size += loss_doubles(across) * <Py_ssize_t> sizeof(double) + job.n * <Py_ssize_t> sizeof(real)
     return size
@@ -361,15 +365,15 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width, job.staged))
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (loss_doubles(across) if loss else 0))
     cdef uint64_t *keys = <uint64_t *> (kept + (0 if job.direct else across))
-    cdef real *tile = <real *> (keys + (across if job.exact else 0))
+    cdef real *tile = <real *> (keys + (across if job.exact or is_rescaled(job) else 0))
     cdef real *tile_p = tile + (0 if job.direct else n * across)
     cdef real *spare = tile_p + (0 if job.direct else n * across + across)
     cdef char *x
     cdef char *y
     memset(&s, 0, sizeof(Panel))
     s.n = n
-    s.t = job.temperature
-    s.inv_t = 1 / job.temperature
+    s.t = inner_temperature(job)
+    s.inv_t = 1 / s.t
     s.stream = job.stream and job.direct
     s.staged = job.staged
     for unit in range(begin, end):
@@ -402,10 +406,14 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
             if job.operation == LOGSUMEXP:
                 s.y = tile_p
                 s.y_step = 1
+            if is_rescaled(job):
+                rescale(job, tile, s.width, 1, across, kept + across)
         if loss:
             loss_columns(job, &s, row, unit, scratch, per_column, spare)
         else:
             run_panel(&s, scratch, job.operation)
+        if is_rescaled(job):
+            scale_back(job, tile, s.width, 1, across, kept + across)
         if not job.direct and job.y.data != NULL:
             if job.operation == LOGSUMEXP:
                 for c in range(s.width if job.exact else 0):
@@ -534,7 +542,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
     cdef real *e = stage + 2 * BLOCK
     cdef real *target
     cdef double t = job.temperature
-    cdef real inv_t = <real> (1 / job.temperature), high, low
+    cdef real high, low
     cdef const real *block
     cdef double unused[STATS]
     cdef Py_ssize_t b, n
@@ -562,7 +570,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
                 scale_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
         else:
             split_log(stats[0], stats[1], stats[2], 1 / job.temperature, &high, &low)
-            log_run(block, target, n, high, low, inv_t, job.stream, REAL)
+            log_run(block, target, n, high, low, 1 / job.temperature, job.stream, REAL)
         if not job.direct:
             scatter(job, &job.y, y, b * BLOCK, n, e)
     if job.stream:

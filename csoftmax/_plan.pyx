@@ -12,13 +12,13 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
 from cpython.ref cimport Py_INCREF
-from libc.math cimport INFINITY, NAN, isfinite
+from libc.math cimport INFINITY, NAN, frexp, isfinite, isinf, ldexp
 from libc.stdint cimport INT64_MAX, INT64_MIN
 
 from csoftmax cimport _core
 from csoftmax._job cimport (
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS,
-    ROWS, SOFTMAX, SOFTMAX_GRAD, Job, Operand, loss_chunk,
+    ROWS, SOFTMAX, SOFTMAX_GRAD, SUM_STEP, SUMS, Job, Operand, loss_chunk, needs_doubles,
 )
 from csoftmax._walk cimport find_walk, item_size, streams
 
@@ -245,8 +245,7 @@ cdef double check_temperature(object temperature) except -1:
     cdef double t = as_number("temperature", temperature)
     if not (isfinite(t) and t > 0):
         raise ValueError(f"temperature must be positive and finite, not {shown(temperature)}")
-    # the reciprocal of anything smaller would overflow
-    return t if t > 1e-307 else 1e-307
+    return t
 
 
 cdef bint check_keepdims(object keepdims) except -1:
@@ -536,12 +535,12 @@ cdef inline bint last_axis(object axis, object x):
     return type(axis) is int and (axis == -1 or (axis > 0 and axis + 1 == getattr(x, "ndim", 0)))
 
 
-cdef inline double plain_temperature(object temperature) noexcept:
+cdef inline double plain_temperature(int operation, object temperature) noexcept:
     """`temperature` if it is an ordinary float, else 0."""
     cdef double t
     if type(temperature) is float:
         t = temperature
-        if 1e-30 < t < 1e30:
+        if not needs_doubles(operation, t):
             return t
     return 0
 
@@ -553,7 +552,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
     cdef cnp.ndarray a, y, mask = None
     cdef int number
     cdef bint wide
-    cdef double t = plain_temperature(temperature)
+    cdef double t = plain_temperature(operation, temperature)
     if (t > 0 and where is None and dtype is None and last_axis(axis, x) and plain(x, &number)
             and (out is None or plain_out(out, x, number))):
         a = x
@@ -578,7 +577,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
             mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(a) == 0:
         return y
-    wide = is_wide(a.dtype) or is_wide(result) or not 1e-30 < t < 1e30
+    wide = is_wide(a.dtype) or is_wide(result) or needs_doubles(operation, t)
     job.operation = operation
     job.temperature = t
     job.exact = needs_exact_shift(a)
@@ -634,7 +633,7 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
     cdef cnp.ndarray g, p, y, mask = None
     cdef int number, other
     cdef bint wide
-    cdef double t = plain_temperature(temperature)
+    cdef double t = plain_temperature(operation, temperature)
     if (t > 0 and where is None and last_axis(axis, v) and plain(v, &number) and plain(output, &other)
             and number == other and same_shape(v, output)
             and (out is None or (plain_out(out, v, number) and (out is output or not plain_overlap(out, output))))):
@@ -664,7 +663,7 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
             mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(p) == 0:
         return y
-    wide = is_wide(result) or not 1e-30 < t < 1e30
+    wide = is_wide(result) or needs_doubles(operation, t)
     job.operation = operation
     job.temperature = t
     job.exact = False
@@ -679,7 +678,8 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     cdef Job job
     cdef Axes axes
     cdef cnp.ndarray a = as_array("logits", logits), t, w, y = None, upstream = None, per_row = None
-    cdef double counted, smoothing = check_smoothing(label_smoothing)
+    cdef double counted, total, smoothing = check_smoothing(label_smoothing)
+    cdef int exponent = 0, scale = 0
     cdef int class_axis = find_class_axis(axis, a)
     cdef bint indices, wide = is_wide(a.dtype)
     check_reduction(reduction)
@@ -690,6 +690,10 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     ignored = as_integer("ignore_index", ignore_index)
     if indices:
         counted = check_indices(t, cnp.PyArray_DIM(a, class_axis), ignored, w)
+        if isinf(counted):
+            # the sum of the weights is, or one of them
+            counted = check_indices(t, cnp.PyArray_DIM(a, class_axis), ignored, np.ldexp(w, -64))
+            exponent = 64
     else:
         counted = cnp.PyArray_SIZE(a) // max(cnp.PyArray_DIM(a, class_axis), 1)
     loss_type = cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32
@@ -710,38 +714,91 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     # every target is a class or ignored by now, so that any number but a class stands for what none can be
     job.loss.ignore_index = ignored if INT64_MIN <= ignored <= INT64_MAX else -1
     job.loss.weight = NULL if w is None else <double *> cnp.PyArray_DATA(w)
-    job.loss.scale = 1 if reduction != "mean" else (1 / counted if counted != 0 else NAN)
-    if cnp.PyArray_SIZE(a) == 0:
-        total = 0.0
-    else:
+    set_scale(&job, counted if reduction == "mean" else 1, exponent if reduction == "mean" else 0)
+    total = 0
+    if cnp.PyArray_SIZE(a):
         job.exact = needs_exact_shift(a)
         lay_out(&job, a, &axes, [a, None, y, None, t, upstream, per_row])
         find_walk(&job, wide, _core.effective_threads(), False)
-        total = run_loss(&job, wide)
+        total = run_loss(&job, wide, &scale)
     if per_row is not None:
         loss = per_row if per_row.ndim else per_row[()]
     else:
         if reduction == "mean":
-            total = total / counted if counted != 0 and cnp.PyArray_SIZE(a) else NAN
+            total = quotient(total, counted, scale - exponent) if cnp.PyArray_SIZE(a) else NAN
+        else:
+            total = ldexp(total, scale)
         loss = np.float64(total) if wide else np.float32(<float> total)
     return (loss, y) if grad else loss
 
 
-cdef double run_loss(Job *job, bint wide) except? -1:
-    """Runs the job; the sum of the losses, unless each has been stored."""
-    cdef cnp.npy_intp parts = 0, i
-    cdef double total = 0, lost = 0, error
+cdef double quotient(double total, double counted, int exponent) noexcept:
+    """total / counted 2^exponent, or NaN for nothing counted."""
+    cdef int e = 0
+    if counted == 0:
+        return NAN
+    if isfinite(counted):
+        counted = frexp(counted, &e)
+    return ldexp(total / counted, exponent - e)
+
+
+cdef void set_scale(Job *job, double counted, int exponent) noexcept:
+    """What the gradient is multiplied by: 1 / (counted 2^exponent), as a number and a power of two if need be."""
+    cdef int e = 0
+    job.loss.scale = NAN
+    job.loss.exponent = 0
+    if counted == 0:
+        return
+    if isfinite(counted):
+        counted = frexp(counted, &e)
+    job.loss.scale = 1 / counted
+    job.loss.exponent = -e - exponent
+    if -1000 < job.loss.exponent < 1000:
+        job.loss.scale = ldexp(job.loss.scale, job.loss.exponent)
+        job.loss.exponent = 0
+
+
+cdef double run_loss(Job *job, bint wide, int *exponent) except? -1:
+    """Runs the job; the sum of the losses, unless each has been stored, and a power of two that it is to be multiplied by."""
+    cdef cnp.npy_intp parts = 0, size, middle = 2 * (SUMS // 2), i
     cdef cnp.ndarray partial
+    cdef double *sums
     if job.row_loss.data == NULL:
-        # a pair each
-        parts = 2 * (job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n))
-    partial = cnp.PyArray_ZEROS(1, &parts, cnp.NPY_FLOAT64, 0)
-    job.partial = <double *> cnp.PyArray_DATA(partial)
+        parts = job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
+    size = parts * 2 * SUMS
+    partial = cnp.PyArray_ZEROS(1, &size, cnp.NPY_FLOAT64, 0)
+    job.partial = sums = <double *> cnp.PyArray_DATA(partial)
     _core.run(job, wide)
-    for i in range(0, parts, 2):
-        two_sum(total, job.partial[i], &total, &error)
-        lost += error + job.partial[i + 1]
+    if not isfinite(sum_of(sums, parts, SUMS // 2)):
+        # finite sums may overflow together: on to the next one
+        for i in range(parts):
+            if isfinite(sums[middle]):
+                sums[middle + 2] += ldexp(sums[middle], -SUM_STEP)
+                sums[middle] = sums[middle + 1] = 0
+            sums += 2 * SUMS
+    return join_sums(job.partial, parts, exponent)
+
+
+cdef double sum_of(const double *sums, Py_ssize_t parts, int which) noexcept:
+    cdef double total = 0, lost = 0, error
+    cdef Py_ssize_t i
+    for i in range(2 * which, 2 * SUMS * parts, 2 * SUMS):
+        two_sum(total, sums[i], &total, &error)
+        lost += error + sums[i + 1]
     return total + lost if isfinite(lost) else total
+
+
+cdef double join_sums(const double *sums, Py_ssize_t parts, int *exponent) noexcept:
+    """From the smallest to the largest."""
+    cdef double total = 0, sum
+    cdef int which
+    exponent[0] = 0
+    for which in range(SUMS):
+        sum = sum_of(sums, parts, which)
+        if sum != 0:
+            total = sum + ldexp(total, exponent[0] - (which - SUMS // 2) * SUM_STEP)
+            exponent[0] = (which - SUMS // 2) * SUM_STEP
+    return total
 
 
 cdef int find_class_axis(object axis, cnp.ndarray logits) except -1:

@@ -10,7 +10,9 @@ import sys
 
 from libc.stdint cimport uintptr_t
 
-from csoftmax._job cimport COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOGSUMEXP, ROWS, SOFTMAX, Job, Operand
+from csoftmax._job cimport (
+    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOGSUMEXP, ROWS, SOFTMAX, Job, Operand, is_extreme,
+)
 
 cdef extern from "csoftmax/_storage.h":
     enum:
@@ -158,7 +160,8 @@ cdef void find_walk(Job *job, bint wide, int threads, bint near) noexcept nogil:
     cdef Py_ssize_t size = 8 if wide else 4, inner
     cdef bint reduces = job.operation == LOGSUMEXP, rows
     cdef int d = -1
-    job.direct = (job.mask.data == NULL and real_operand(job, &job.x, size) and real_operand(job, &job.p, size)
+    job.direct = (job.mask.data == NULL and not is_extreme(job.operation, job.temperature)
+                  and real_operand(job, &job.x, size) and real_operand(job, &job.p, size)
                   and real_operand(job, &job.y, size))
     job.walk = ROWS
     job.width = 1
