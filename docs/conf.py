@@ -26,6 +26,7 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["_build"]
+autodoc_typehints = "none"  # the docstrings have them, in words
 nitpicky = True
 nitpick_ignore_regex = [("py:obj", r"numpy\..*")]
 

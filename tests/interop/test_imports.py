@@ -15,6 +15,7 @@ NEEDS = [
     ("dask", "dask.array", "dask"),
     ("sklearn", "sklearn.utils", "sklearn"),
     ("onnx", "onnx.reference.op_run", "onnx"),
+    ("scipy", "scipy.special", "scipy"),
     ("autograd", "autograd.numpy", "autograd"),
     ("numba", "numba", "numba"),
     ("jax", "jax", "jax"),

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.interop
 
 PAGES = Path(__file__).parents[2] / "docs" / "interop"
-MODULES = ["autograd", "autoray", "boosting", "dask", "jax", "numba", "onnx", "sklearn", "thinc", "torch"]
+MODULES = ["autograd", "autoray", "boosting", "dask", "jax", "numba", "onnx", "scipy", "sklearn", "thinc", "torch"]
 PUBLIC = [
     (module, name)
     for module in MODULES
