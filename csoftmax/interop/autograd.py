@@ -1,18 +1,34 @@
 """softmax, log_softmax and logsumexp as primitives of HIPS autograd, with derivatives in both modes."""
 
+from collections.abc import Callable
+from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.typing import ArrayLike, NDArray
+
 import csoftmax
 
 try:
     import autograd.numpy as anp
-    from autograd.extend import Box, defjvp, defvjp, primitive
+    from autograd.extend import Box, defjvp, defvjp
+    from autograd.extend import primitive as _primitive
 except ModuleNotFoundError as error:
     raise ImportError("csoftmax.interop.autograd needs autograd: pip install 'csoftmax[autograd]'") from error
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
+_Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def primitive(function: _Function) -> _Function:
+    """autograd's own decorator, which has no types."""
+    return cast(_Function, _primitive(function))
+
 
 @primitive
-def softmax(x, axis=-1, temperature=1.0):
+def softmax(x: ArrayLike, axis: _Axis = -1, temperature: float = 1.0) -> NDArray[Any]:
     """Softmax, as `csoftmax.softmax`; autograd differentiates it by `x`.
 
     Parameters
@@ -41,7 +57,7 @@ def softmax(x, axis=-1, temperature=1.0):
 
 
 @primitive
-def log_softmax(x, axis=-1, temperature=1.0):
+def log_softmax(x: ArrayLike, axis: _Axis = -1, temperature: float = 1.0) -> NDArray[Any]:
     """Logarithm of the softmax, as `csoftmax.log_softmax`; autograd differentiates it by `x`.
 
     Parameters
@@ -66,7 +82,7 @@ def log_softmax(x, axis=-1, temperature=1.0):
 
 
 @primitive
-def logsumexp(x, axis=-1, keepdims=False):
+def logsumexp(x: ArrayLike, axis: _Axis = -1, keepdims: bool = False) -> Any:
     """Logarithm of the sum of exponentials, as `csoftmax.logsumexp`; autograd differentiates it by `x`.
 
     Parameters
@@ -90,34 +106,53 @@ def logsumexp(x, axis=-1, keepdims=False):
     return csoftmax.logsumexp(x, axis, keepdims=keepdims)
 
 
-def _traced(*arrays):
+def _traced(*arrays: Any) -> bool:
     """Whether autograd traces an array, and so has to see what is done to it in its own functions."""
     return any(isinstance(a, Box) for a in arrays)
 
 
-def _softmax_product(v, p, axis, temperature):
+def _softmax_product(v: Any, p: Any, axis: _Axis, temperature: float) -> Any:
     """The product of softmax's Jacobian, which is symmetric, and `v`."""
     if _traced(v, p):
         return p * (v - anp.sum(p * v, axis, keepdims=True)) / temperature
     return csoftmax.softmax_backward(v, p, axis, temperature=temperature)
 
 
-def _log_softmax_vjp(v, log_p, axis, temperature):
+def _log_softmax_vjp(v: Any, log_p: Any, axis: _Axis, temperature: float) -> Any:
     if _traced(v, log_p):
         return (v - anp.exp(log_p) * anp.sum(v, axis, keepdims=True)) / temperature
     return csoftmax.log_softmax_backward(v, log_p, axis, temperature=temperature)
 
 
-def _log_softmax_jvp(v, log_p, axis, temperature):
+def _log_softmax_jvp(v: Any, log_p: Any, axis: _Axis, temperature: float) -> Any:
     if _traced(v, log_p):
         return (v - anp.sum(anp.exp(log_p) * v, axis, keepdims=True)) / temperature
     return csoftmax.log_softmax_jvp(v, log_p, axis, temperature=temperature)
 
 
-def _logsumexp_vjp(v, x, axis, keepdims):
+def _logsumexp_gradient(y: Any, x: Any, axis: _Axis, keepdims: bool) -> Any:
+    """softmax of `x`, which is the gradient of its logsumexp `y`; 0 in a row of -inf, where moving changes nothing."""
+    empty = anp.equal(y, -np.inf)  # of the values, whatever is traced
+    if not empty.any():
+        return softmax(x, axis)
     if not keepdims:
-        v = anp.expand_dims(v, tuple(range(anp.ndim(x))) if axis is None else axis)
-    return v * softmax(x, axis)
+        empty = np.expand_dims(empty, _axes(x, axis))
+    # Both sides are masked, so that no derivative of this one meets the NaN of such a row.
+    return anp.where(empty, 0, softmax(anp.where(empty, 0, x), axis))
+
+
+def _axes(x: Any, axis: _Axis) -> tuple[int, ...]:
+    return normalize_axis_tuple(range(anp.ndim(x)) if axis is None else axis, anp.ndim(x))
+
+
+def _logsumexp_vjp(v: Any, y: Any, x: Any, axis: _Axis, keepdims: bool) -> Any:
+    if not keepdims:
+        v = anp.expand_dims(v, _axes(x, axis))
+    return v * _logsumexp_gradient(y, x, axis, keepdims)
+
+
+def _logsumexp_jvp(v: Any, y: Any, x: Any, axis: _Axis, keepdims: bool) -> Any:
+    return anp.sum(v * _logsumexp_gradient(y, x, axis, keepdims), axis, keepdims=keepdims)
 
 
 defvjp(softmax, lambda p, x, axis=-1, temperature=1.0: lambda v: _softmax_product(v, p, axis, temperature))
@@ -126,8 +161,5 @@ defvjp(
     log_softmax, lambda y, x, axis=-1, temperature=1.0: lambda v: _log_softmax_vjp(v, y, axis, temperature)
 )
 defjvp(log_softmax, lambda v, y, x, axis=-1, temperature=1.0: _log_softmax_jvp(v, y, axis, temperature))
-defvjp(logsumexp, lambda y, x, axis=-1, keepdims=False: lambda v: _logsumexp_vjp(v, x, axis, keepdims))
-defjvp(
-    logsumexp,
-    lambda v, y, x, axis=-1, keepdims=False: anp.sum(v * softmax(x, axis), axis, keepdims=keepdims),
-)
+defvjp(logsumexp, lambda y, x, axis=-1, keepdims=False: lambda v: _logsumexp_vjp(v, y, x, axis, keepdims))
+defjvp(logsumexp, lambda v, y, x, axis=-1, keepdims=False: _logsumexp_jvp(v, y, x, axis, keepdims))

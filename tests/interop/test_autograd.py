@@ -1,10 +1,15 @@
 """HIPS autograd: derivatives of both modes and of the second order, against finite differences."""
 
+import warnings
+
 import autograd.numpy as anp
 import numpy as np
 import pytest
-from autograd import grad, jacobian
+import torch
+from autograd import elementwise_grad, grad, hessian, jacobian, make_jvp
 from autograd.test_util import check_grads
+from hypothesis import given
+from hypothesis import strategies as st
 
 import csoftmax
 from csoftmax.interop.autograd import log_softmax, logsumexp, softmax
@@ -58,3 +63,94 @@ def test_mixed_with_other_functions(x):
         return -anp.mean(log_softmax(anp.tanh(anp.dot(x[:, :, 0], w)), 1)[anp.arange(3), [0, 1, 0]])
 
     check_grads(loss, modes=["rev"], order=2)(anp.linspace(-1, 1, 8).reshape(4, 2))
+
+
+# ------------------------------------------------------------------------------------- logits of -inf
+
+
+INF = np.inf
+ROWS = np.array([[-INF, -INF, -INF], [-INF, 0.0, 1.0], [1.0, 2.0, 3.0], [-INF, 5.0, -INF], [-INF, -INF, -INF]])
+WANT = np.nan_to_num(csoftmax.softmax(ROWS))  # the gradient of logsumexp: 0 where a row is -inf
+
+
+def test_logsumexp_at_minus_infinity():
+    assert (grad(logsumexp)(np.array([-INF, -INF])) == 0).all()
+    assert grad(logsumexp)(np.array([-INF])) == 0
+    assert (grad(lambda x: logsumexp(x, None))(np.full((2, 3), -INF)) == 0).all()
+    assert (grad(lambda x: logsumexp(x, (0, -1)))(np.full((2, 3), -INF)) == 0).all()
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_logsumexp_of_rows_some_of_which_are_minus_infinity(keepdims):
+    assert (elementwise_grad(lambda x: logsumexp(x, -1, keepdims))(ROWS) == WANT).all()
+    assert (elementwise_grad(lambda x: logsumexp(x.T, 0, keepdims))(ROWS) == WANT).all()
+    assert (elementwise_grad(lambda x: logsumexp(x[:, None], (2, 1), keepdims))(ROWS) == WANT).all()
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_logsumexp_in_forward_mode_at_minus_infinity(keepdims, rng):
+    v = rng.standard_normal(ROWS.shape)
+    y, moved = make_jvp(lambda x: logsumexp(x, 1, keepdims))(ROWS)(v)
+    assert y.shape == moved.shape == csoftmax.logsumexp(ROWS, keepdims=keepdims).shape
+    np.testing.assert_allclose(moved, (v * WANT).sum(1, keepdims=keepdims), rtol=1e-15)
+
+
+def test_second_derivatives_of_logsumexp_at_minus_infinity():
+    assert (hessian(logsumexp)(np.array([-INF, -INF])) == 0).all()
+    for row, p in zip(ROWS, WANT, strict=True):
+        np.testing.assert_allclose(hessian(logsumexp)(row), np.diag(p) - np.outer(p, p), atol=1e-16)
+    assert np.isfinite(hessian(lambda x: anp.sum(logsumexp(x)[1:4]))(ROWS)).all()
+
+
+def test_masking_by_minus_infinity_leaves_the_gradient_of_the_others(rng):
+    """A layer before it gets no NaN from a row that is masked altogether."""
+    keep = np.array([[True, False, True], [False, False, False]])
+    x, w = rng.standard_normal((2, 4)), rng.standard_normal((4, 3))
+
+    def loss(w):
+        y = logsumexp(anp.where(keep, anp.dot(x, w), -INF))
+        return anp.sum(anp.where(keep.any(1), y, 0))
+
+    got = grad(loss)(w)
+    scores = np.where(keep, x @ w, -INF)[:1]
+    np.testing.assert_allclose(got, x[:1].T @ csoftmax.softmax(scores), rtol=1e-12)
+
+
+def test_softmax_at_minus_infinity():
+    x, v = ROWS[1], np.array([3.0, 1.0, -2.0])
+    p = csoftmax.softmax(x)
+    jacobian_of_softmax = np.diag(p) - np.outer(p, p)
+    np.testing.assert_allclose(jacobian(softmax)(x), jacobian_of_softmax, atol=1e-16)
+    np.testing.assert_allclose(make_jvp(softmax)(x)(v)[1], jacobian_of_softmax @ v, atol=1e-15)
+    assert np.isfinite(hessian(lambda x: softmax(x)[1])(x)).all()
+    # a row without a finite logit has no softmax, and so no gradient either: NaN, as in PyTorch
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.isnan(grad(lambda x: softmax(x)[0])(ROWS[0])).all()
+        assert np.isnan(grad(lambda x: log_softmax(x)[0])(ROWS[0])).all()
+
+
+@given(data=st.data())
+def test_gradients_at_any_pattern_of_minus_infinity_are_pytorchs(data):
+    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 6)))
+    axis = data.draw(st.sampled_from([0, 1, (0, 1)]))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    x = np.where(rng.random(shape) < data.draw(st.sampled_from([0.0, 0.3, 0.7, 1.0])), -INF, rng.normal(0, 3, shape))
+    t = torch.tensor(x, requires_grad=True)
+    y = torch.logsumexp(t, axis, keepdim=True)
+    some = ~y.isneginf().numpy()
+    v = rng.standard_normal(some.shape)
+    (y * torch.tensor(v))[some].sum().backward()
+    got = grad(lambda x: anp.sum((logsumexp(x, axis, True)[some]) * v[some]))(x)
+    np.testing.assert_allclose(got, t.grad.nan_to_num(0), rtol=1e-13, atol=1e-15)
+    got = grad(lambda x: anp.sum(logsumexp(x, axis)))(x)
+    np.testing.assert_allclose(got, np.nan_to_num(csoftmax.softmax(x, axis)), rtol=1e-13, atol=1e-15)
+
+
+def test_second_derivatives_of_log_softmax_at_minus_infinity():
+    x = ROWS[1]
+    p = csoftmax.softmax(x)
+    for k in range(3):
+        got = hessian(lambda x, k=k: log_softmax(x)[k])(x)
+        np.testing.assert_allclose(got, np.outer(p, p) - np.diag(p), atol=1e-16)
