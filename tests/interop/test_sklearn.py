@@ -1,9 +1,12 @@
 """scikit-learn: patched wherever it holds its softmax, as it was when unpatched, the same results between."""
 
 import sys
+import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, _base
@@ -11,6 +14,7 @@ from sklearn.utils import extmath
 from sklearn.utils.tests import test_extmath as sklearn_tests
 
 import csoftmax
+from csoftmax.interop import sklearn as interop
 from csoftmax.interop.sklearn import patch, patched, unpatch
 
 pytestmark = pytest.mark.interop
@@ -64,6 +68,137 @@ def test_own_test(calls):
     with patched():
         sklearn_tests.test_softmax()
     assert len(calls) == 1
+
+
+# ---------------------------------------------------------------------------------- patches within patches
+
+
+OURS = interop.softmax, interop.inplace_softmax
+
+
+def test_contexts_nest():
+    with patched():
+        with patched():
+            assert held() == OURS
+        assert held() == OURS
+        with patched(), patched():
+            pass
+        assert held() == OURS
+    assert held() == OWN
+
+
+def test_contexts_end_in_any_order():
+    contexts = [patched() for _ in range(3)]
+    for context in contexts:
+        context.__enter__()
+    for context in contexts:
+        assert held() == OURS
+        context.__exit__(None, None, None)
+    assert held() == OWN
+
+
+def test_an_exception_in_an_inner_context_leaves_the_outer_one():
+    with patched():
+        with pytest.raises(KeyError), patched():
+            raise KeyError
+        assert held() == OURS
+    assert held() == OWN
+
+
+def test_a_context_within_a_patched_process_leaves_it_patched():
+    patch()
+    with patched():
+        pass
+    assert held() == OURS
+    unpatch()
+    assert held() == OWN
+
+
+def test_patch_within_a_context_outlasts_it():
+    with patched():
+        patch()
+    assert held() == OURS
+
+
+def test_unpatch_within_a_context_waits_for_its_end():
+    patch()
+    with patched():
+        unpatch()
+        assert held() == OURS
+    assert held() == OWN
+
+
+def test_a_context_that_is_dropped_ends():
+    context = patched()
+    context.__enter__()
+    assert held() == OURS
+    del context
+    assert held() == OWN
+
+
+def test_contexts_of_threads_overlap():
+    here, may_end = threading.Barrier(2), threading.Event()
+
+    def work():
+        with patched():
+            here.wait()
+            may_end.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    with patched():
+        here.wait()
+    while_the_threads_context_lasts = held()
+    may_end.set()
+    thread.join()
+    assert while_the_threads_context_lasts == OURS
+    assert held() == OWN
+
+
+def test_many_threads_enter_and_leave():
+    seen = set()
+
+    def work():
+        for _ in range(100):
+            with patched():
+                seen.add(held() == OURS)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {True}
+    assert held() == OWN
+
+
+@given(st.lists(st.sampled_from(["patch", "unpatch", "enter", "first out", "last out"]), max_size=12))
+def test_any_sequence_of_patches(steps):
+    process, open_contexts = False, []
+    for step in steps:
+        if step in ("patch", "unpatch"):
+            process = step == "patch"
+            getattr(interop, step)()
+        elif step == "enter":
+            open_contexts.append(patched())
+            open_contexts[-1].__enter__()
+        elif open_contexts:
+            open_contexts.pop(0 if step == "first out" else -1).__exit__(None, None, None)
+        assert held() == (OURS if process or open_contexts else OWN)
+    unpatch()
+    while open_contexts:
+        open_contexts.pop().__exit__(None, None, None)
+    assert held() == OWN
+
+
+def test_anothers_activation_is_left_alone(monkeypatch):
+    def anothers(X):
+        return None
+
+    with patched():
+        monkeypatch.setitem(_base.ACTIVATIONS, "softmax", anothers)
+    assert _base.ACTIVATIONS["softmax"] is anothers
+    monkeypatch.setitem(_base.ACTIVATIONS, "softmax", OWN[1])
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
