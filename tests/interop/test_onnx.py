@@ -4,6 +4,8 @@ import numpy as np
 import onnxruntime
 import oracle
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -137,3 +139,100 @@ def test_losses_of_16_bits(reduction, rng):
     want = -weights * np.where(target == -1, 0, picked)
     want = {"none": want, "sum": want.sum(), "mean": want.sum() / weights.sum()}[reduction]
     assert oracle.max_ulp(loss, want) < 0.502
+
+
+# --------------------------------------------------------------------------- targets that are no classes
+
+
+LOSSES = ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"]
+
+
+def loss_of(operator, x, target, *weight, **attributes):
+    inputs = [np.asarray(x, "f4"), np.asarray(target, "i8"), *(np.asarray(w, "f4") for w in weight)]
+    ((loss, *_), ours) = evaluate(model(operator, 13, inputs, **attributes), inputs)
+    assert ours == 1
+    return loss
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("target", [-1, -3, -100, 3, 2**40])
+@pytest.mark.parametrize("operator", LOSSES)
+def test_targets_that_are_no_classes_are_refused(operator, target, reduction):
+    with pytest.raises(IndexError, match=rf"target {target} at \(1,\) is no class from 0 to 2, without ignore_index"):
+        loss_of(operator, np.zeros((3, 3)), [0, target, -7], reduction=reduction)
+
+
+@pytest.mark.parametrize("operator", LOSSES)
+def test_only_the_index_that_is_named_is_ignored(operator):
+    x = np.log([[0.25, 0.75], [0.5, 0.5]])
+    for ignored in (-1, -100, 7, 1):
+        assert loss_of(operator, x, [0, ignored], ignore_index=ignored) == pytest.approx(np.log(4), rel=1e-6)
+    for target in (-1, 2):
+        with pytest.raises(IndexError, match=rf"target {target} at \(1,\) .* with ignore_index -100"):
+            loss_of(operator, x, [0, target], ignore_index=-100)
+
+
+@pytest.mark.parametrize("operator", LOSSES)
+def test_the_first_offender_is_named_by_its_place(operator):
+    target = np.zeros((2, 4), int)
+    target[1, 2] = target[1, 3] = -1
+    with pytest.raises(IndexError, match=r"target -1 at \(1, 2\) "):
+        loss_of(operator, np.zeros((2, 3, 4)), target)
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (3, 1), ()])
+@pytest.mark.parametrize("operator", LOSSES)
+def test_targets_of_another_shape_are_refused(operator, shape):
+    with pytest.raises(ValueError, match=r"want targets of shape \(3,\), not "):
+        loss_of(operator, np.zeros((3, 3)), np.zeros(shape))
+
+
+@pytest.mark.parametrize("operator", LOSSES)
+def test_weights_of_another_length_are_refused(operator):
+    for weight in (np.ones(2), np.ones(4), np.ones((3, 1))):
+        with pytest.raises(ValueError, match="weight"):
+            loss_of(operator, np.zeros((2, 3)), [0, 1], weight)
+
+
+@given(data=st.data())
+@pytest.mark.parametrize("operator", LOSSES)
+def test_a_target_is_taken_if_and_only_if_it_is_a_class_or_ignored(operator, data):
+    target = data.draw(st.lists(st.integers(-4, 4), min_size=1, max_size=4))
+    ignored = data.draw(st.none() | st.integers(-4, 4))
+    attributes = {"reduction": "none"} | ({} if ignored is None else {"ignore_index": ignored})
+    x = csoftmax.log_softmax(np.arange(3.0 * len(target)).reshape(-1, 3) ** 2 % 5)
+    if all(0 <= t < 3 or t == ignored for t in target):
+        want = [0 if t == ignored else -row[t] for row, t in zip(x, target, strict=True)]
+        np.testing.assert_allclose(loss_of(operator, x, target, **attributes), want, rtol=1e-6)
+    else:
+        with pytest.raises(IndexError, match="is no class"):
+            loss_of(operator, x, target, **attributes)
+
+
+# ------------------------------------------------------------------------------------- 0 log 0 is 0
+
+
+MASKED = [[-np.inf, 0.0, 1.0], [0.0, 2.0, 1.0]]
+
+
+def test_what_has_weight_0_counts_for_nothing_at_minus_infinity():
+    log_p = csoftmax.log_softmax(MASKED)
+    weight, target = [0.0, 1.0, 2.0], [0, 2]
+    loss = -log_p[1, 2]
+    for reduction, want in ("sum", 2 * loss), ("mean", loss), ("none", [0, 2 * loss]):
+        got = loss_of("NegativeLogLikelihoodLoss", log_p, target, weight, reduction=reduction)
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    # what is ignored has weight 0 as well
+    got = loss_of("NegativeLogLikelihoodLoss", log_p, target, ignore_index=0)
+    np.testing.assert_allclose(got, loss, rtol=1e-6)
+    # without a weight of 0 the loss is infinite
+    assert loss_of("NegativeLogLikelihoodLoss", log_p, target) == np.inf
+    assert loss_of("SoftmaxCrossEntropyLoss", MASKED, target) == np.inf
+
+
+@pytest.mark.parametrize("operator", LOSSES)
+def test_a_mean_of_nothing_is_nan_and_prints_no_warning(operator):
+    x = csoftmax.log_softmax(MASKED)[1:]
+    assert np.isnan(loss_of(operator, x, [-1], ignore_index=-1))
+    assert np.isnan(loss_of(operator, x, [0], [0.0, 1.0, 1.0]))
+    assert loss_of(operator, x, [-1], ignore_index=-1, reduction="sum") == 0

@@ -3,7 +3,10 @@
 import numpy as np
 import oracle
 import pytest
+import torch
 from arrays import exact_differences
+from hypothesis import given
+from hypothesis import strategies as st
 from thinc.api import ParametricAttention, Ragged, Softmax, get_ops, registry, use_ops
 from thinc.backends import NumpyOps
 from thinc.tests.backends import test_ops as thinc_tests
@@ -113,6 +116,79 @@ def test_sequences_refuse_what_does_not_fit():
         OPS.softmax_sequences(np.zeros((5, 1), "f4"), np.array([1, 2], "i4"))
     with pytest.raises(NotImplementedError, match="2 dimensions, not of 3"):
         OPS.softmax_sequences(np.zeros((5, 1, 1), "f4"), np.array([5], "i4"))
+
+
+BAD_LENGTHS = {
+    "negative": ([8, -4, 2], ValueError, "that of sequence 1 is -4"),
+    "negative last": ([7, -1], ValueError, "that of sequence 1 is -1"),
+    "negative, by wrapping": (np.array([5, 1, -1, 1], "i1"), ValueError, "that of sequence 2 is -1"),
+    "short": ([2, 3], IndexError, "add up to 5, but there are 6 rows"),
+    "long": ([4, 3], IndexError, "add up to 7, but there are 6 rows"),
+    "none": ([], IndexError, "add up to 0"),
+    "wrapping around": (np.array([2**63, 2**63, 6], "u8"), IndexError, f"add up to {2**64 + 6}"),
+    "wrapping around, signed": ([2**62, 2**62, 2**62, 2**62, 6], IndexError, f"add up to {2**64 + 6}"),
+    "floats": ([2.0, 4.0], TypeError, "vector of integers, not float64"),
+    "fractions": ([2.5, 3.5], TypeError, "vector of integers, not float64"),
+    "NaN": ([6, np.nan], TypeError, "vector of integers, not float64"),
+    "bool": ([True] * 6, TypeError, "vector of integers, not bool"),
+    "strings": (["6"], TypeError, "vector of integers"),
+    "two dimensions": ([[2, 4]], TypeError, r"of shape \(1, 2\)"),
+    "a number": (6, TypeError, r"of shape \(\)"),
+}
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", BAD_LENGTHS)
+def test_lengths_that_are_none_are_refused(name, columns, rng):
+    lengths, error, message = BAD_LENGTHS[name]
+    x = rng.standard_normal((6, columns)).astype("f4")
+    before = x.copy()
+    with pytest.raises(error, match=message):
+        OPS.softmax_sequences(x, lengths)
+    with pytest.raises(error, match=message):
+        OPS.softmax_sequences(x, lengths, inplace=True)
+    with pytest.raises(error, match=message):
+        OPS.backprop_softmax_sequences(x, x, lengths)
+    assert (x == before).all()
+
+
+@given(lengths=st.lists(st.integers(-3, 9), max_size=6), rows=st.integers(0, 12))
+def test_lengths_are_taken_if_and_only_if_they_split_the_rows(lengths, rows):
+    x = np.zeros((rows, 1), "f4")
+    if min(lengths, default=0) >= 0 and sum(lengths) == rows:
+        y = OPS.softmax_sequences(x, lengths)
+        assert (y[:, 0] == np.repeat(1 / np.array(lengths, "f4").clip(1), lengths)).all()
+    else:
+        with pytest.raises((ValueError, IndexError), match="lengths"):
+            OPS.softmax_sequences(x, lengths)
+
+
+# ------------------------------------------------------------------------------------- logits of -inf
+
+
+def pytorch_gradient(x, dy, temperature=1.0):
+    t = torch.tensor(x, requires_grad=True)
+    (gradient,) = torch.autograd.grad(torch.softmax(t / temperature, -1), t, torch.tensor(dy))
+    return gradient.numpy()
+
+
+@given(data=st.data())
+def test_gradients_at_any_pattern_of_minus_infinity_are_pytorchs(data):
+    rows, n = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 6))
+    temperature = data.draw(st.sampled_from([1.0, 0.5, 3.0]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x = np.where(rng.random((rows, n)) < 0.5, -np.inf, rng.normal(0, 3, (rows, n)))
+    x[:, data.draw(st.integers(0, n - 1))] = 0  # no row without a finite logit
+    dy = rng.standard_normal(x.shape)
+    y = OPS.softmax(x, temperature=temperature)
+    dx = OPS.backprop_softmax(y, dy, temperature=temperature)
+    np.testing.assert_allclose(dx, pytorch_gradient(x, dy, temperature), rtol=1e-11, atol=1e-14)
+    assert (dx[y == 0] == 0).all()
+    columns, tall = np.full(rows, n), x.reshape(-1, 1)
+    y = OPS.softmax_sequences(tall, columns)
+    assert (y.reshape(x.shape) == csoftmax.softmax(x)).all()
+    dx = OPS.backprop_softmax_sequences(dy.reshape(-1, 1), y, columns)
+    np.testing.assert_allclose(dx.reshape(x.shape), pytorch_gradient(x, dy), rtol=1e-11, atol=1e-14)
 
 
 def test_layers_agree_with_thinc(rng):
