@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import csoftmax
+from csoftmax.interop import autograd, boosting, scipy, sklearn
 
 f32: NDArray[np.float32] = np.zeros((2, 3), np.float32)
 f16: NDArray[np.float16] = np.zeros((2, 3), np.float16)
@@ -35,3 +36,15 @@ with csoftmax.threads(2), csoftmax.use_isa("baseline"):
     assert_type(csoftmax.get_isa(), str)
     assert_type(csoftmax.get_num_threads(), int)
     assert_type(csoftmax.runtime_info(), dict[str, Any])
+
+assert_type(scipy.softmax(f32, axis=1), NDArray[np.float32])
+assert_type(scipy.log_softmax(f16, np.int64(1)), NDArray[np.float16])
+assert_type(scipy.logsumexp(f32), np.float32)
+assert_type(scipy.logsumexp(f32, (0, np.int8(1)), keepdims=True), NDArray[np.float32])
+assert_type(scipy.logsumexp(f32, b=[1.0, 2.0, 3.0], return_sign=True), tuple[Any, Any])
+assert_type(autograd.softmax(f32), NDArray[Any])
+assert_type(boosting.xgboost_sklearn_objective(labels, f32), tuple[NDArray[np.float32], NDArray[np.float32]])
+assert_type(boosting.lightgbm_sklearn_metric(labels, f32, weight=[1.0, 2.0]), tuple[str, float, bool])
+
+with sklearn.patched():
+    sklearn.patch()

@@ -142,7 +142,8 @@ def _logsumexp_gradient(y: Any, x: Any, axis: _Axis, keepdims: bool) -> Any:
 
 
 def _axes(x: Any, axis: _Axis) -> tuple[int, ...]:
-    return normalize_axis_tuple(range(anp.ndim(x)) if axis is None else axis, anp.ndim(x))
+    axes: Any = range(anp.ndim(x)) if axis is None else axis
+    return normalize_axis_tuple(axes, anp.ndim(x))
 
 
 def _logsumexp_vjp(v: Any, y: Any, x: Any, axis: _Axis, keepdims: bool) -> Any:

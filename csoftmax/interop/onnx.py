@@ -116,7 +116,7 @@ class NegativeLogLikelihoodLoss(OpRun):
         weights = np.where(counted, 1 if weight is None else weight[index], 0).astype(work)
         picked = np.take_along_axis(x, index[:, None], 1)[:, 0].astype(work)
         # what has weight 0 counts for nothing, be its log-probability -inf
-        loss = -weights * np.where(weights == 0, 0, picked)
+        loss: Any = -weights * np.where(weights == 0, 0, picked)
         if reduction != "none":
             loss = loss.sum()
         if reduction == "mean":

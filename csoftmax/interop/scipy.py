@@ -8,6 +8,7 @@ integers do not wrap around in ``x - max``, float16 is summed in float32, and in
 """
 
 import operator
+from collections.abc import Callable
 from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -66,7 +67,7 @@ def _ours(x: object, axis: object, kinds: str = "iu") -> tuple[NDArray[Any], _Pl
     return (a, plain) if real and a.size else None
 
 
-def _like_x(function: Any, x: object, axis: object) -> NDArray[Any] | None:
+def _like_x(function: Callable[..., Any], x: object, axis: object) -> Any:
     """The `function` of csoftmax on `x`, with SciPy's dtype and shape, or None where SciPy is to answer."""
     ours = _ours(x, axis)
     if ours is None:
@@ -144,7 +145,8 @@ def log_softmax(x: ArrayLike, axis: _Axis = None) -> Any:
     if y is None:
         return _scipy_log_softmax(x, axis)
     if y.ndim:
-        axes = normalize_axis_tuple(range(y.ndim) if axis is None else axis, y.ndim)
+        given: Any = range(y.ndim) if axis is None else axis
+        axes = normalize_axis_tuple(given, y.ndim)
         nan_rows = np.isnan(y[tuple(slice(1 if d in axes else None) for d in range(y.ndim))])
         if nan_rows.any():
             # NaN fills a row, except that beside +inf SciPy has -inf.
