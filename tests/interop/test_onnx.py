@@ -219,15 +219,14 @@ def test_what_has_weight_0_counts_for_nothing_at_minus_infinity():
     log_p = csoftmax.log_softmax(MASKED)
     weight, target = [0.0, 1.0, 2.0], [0, 2]
     loss = -log_p[1, 2]
-    for reduction, want in ("sum", 2 * loss), ("mean", loss), ("none", [0, 2 * loss]):
-        got = loss_of("NegativeLogLikelihoodLoss", log_p, target, weight, reduction=reduction)
-        np.testing.assert_allclose(got, want, rtol=1e-6)
-    # what is ignored has weight 0 as well
-    got = loss_of("NegativeLogLikelihoodLoss", log_p, target, ignore_index=0)
-    np.testing.assert_allclose(got, loss, rtol=1e-6)
-    # without a weight of 0 the loss is infinite
-    assert loss_of("NegativeLogLikelihoodLoss", log_p, target) == np.inf
-    assert loss_of("SoftmaxCrossEntropyLoss", MASKED, target) == np.inf
+    for operator, x in ("NegativeLogLikelihoodLoss", log_p), ("SoftmaxCrossEntropyLoss", MASKED):
+        for reduction, want in ("sum", 2 * loss), ("mean", loss), ("none", [0, 2 * loss]):
+            got = loss_of(operator, x, target, weight, reduction=reduction)
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+        # what is ignored has weight 0 as well
+        np.testing.assert_allclose(loss_of(operator, x, target, ignore_index=0), loss, rtol=1e-6)
+        # without a weight of 0 the loss is infinite
+        assert loss_of(operator, x, target) == np.inf
 
 
 @pytest.mark.parametrize("operator", LOSSES)
