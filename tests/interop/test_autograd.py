@@ -6,7 +6,7 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 import torch
-from autograd import elementwise_grad, grad, hessian, jacobian, make_jvp
+from autograd import elementwise_grad, grad, hessian, jacobian, make_jvp, make_vjp
 from autograd.test_util import check_grads
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,6 +146,45 @@ def test_gradients_at_any_pattern_of_minus_infinity_are_pytorchs(data):
     np.testing.assert_allclose(got, t.grad.nan_to_num(0), rtol=1e-13, atol=1e-15)
     got = grad(lambda x: anp.sum(logsumexp(x, axis)))(x)
     np.testing.assert_allclose(got, np.nan_to_num(csoftmax.softmax(x, axis)), rtol=1e-13, atol=1e-15)
+
+
+def pytorch_gradient(x, v, axis):
+    t = torch.tensor(x, requires_grad=True)
+    (gradient,) = torch.autograd.grad(torch.log_softmax(t, axis), t, torch.tensor(v))
+    return gradient.numpy()
+
+
+@given(data=st.data())
+def test_log_softmax_keeps_the_upstream_gradient_at_minus_infinity(data):
+    """g - p sum(g) over every element, as in PyTorch; both modes have one Jacobian, I - 1 p^T."""
+    n = data.draw(st.integers(2, 6))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x = np.where(rng.random((3, n)) < 0.4, -INF, rng.normal(0, 3, (3, n)))
+    x[:, data.draw(st.integers(0, n - 1))] = 0  # no row without a finite logit
+    v = rng.standard_normal(x.shape)
+    got = make_vjp(log_softmax)(x)[0](v)
+    np.testing.assert_allclose(got, pytorch_gradient(x, v, 1), rtol=1e-12, atol=1e-14)
+    p = csoftmax.softmax(x)
+    moved = make_jvp(log_softmax)(x)(v)[1]
+    np.testing.assert_allclose(moved, v - (p * v).sum(1, keepdims=True), rtol=1e-12, atol=1e-14)
+
+
+def test_jacobians_of_log_softmax_at_minus_infinity_agree():
+    x = ROWS[1]
+    want = np.eye(3) - csoftmax.softmax(x)
+    np.testing.assert_allclose(jacobian(log_softmax)(x), want, rtol=1e-15)
+    columns = [make_jvp(log_softmax)(x)(e)[1] for e in np.eye(3)]
+    np.testing.assert_allclose(np.transpose(columns), want, rtol=1e-15)
+
+
+def test_log_softmax_of_a_masked_class_with_mass_in_the_target():
+    """A smoothed target gives every class some mass; the gradient is PyTorch's of cross_entropy."""
+    x, q = ROWS[1], np.array([0.1, 0.6, 0.3])
+    gradient = make_vjp(log_softmax)(x)[0](-q)
+    np.testing.assert_allclose(gradient, csoftmax.softmax(x) - q, rtol=1e-14)
+    t = torch.tensor(x, requires_grad=True)
+    torch.nn.functional.cross_entropy(t, torch.tensor(q)).backward()
+    np.testing.assert_allclose(gradient, t.grad, rtol=1e-14)
 
 
 def test_second_derivatives_of_log_softmax_at_minus_infinity():
