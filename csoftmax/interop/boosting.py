@@ -34,7 +34,8 @@ def _checked_scores(scores: ArrayLike) -> NDArray[Any]:
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ValueError(
             f"raw scores of shape (samples, classes) with at least 2 classes are wanted, not of shape {scores.shape}: "
-            "set num_class in the parameters to the number of classes; for two, it is 2"
+            "set num_class among the parameters to the number of classes, to 2 for two classes as well "
+            "(LGBMClassifier then wants metric='None' too)"
         )
     return scores
 

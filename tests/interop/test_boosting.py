@@ -205,10 +205,22 @@ def test_scores_without_an_axis_of_classes_are_refused(shape):
 def test_num_class_forgotten_in_training(digits):
     X, y = digits
     params = {"objective": boosting.lightgbm_objective, "verbose": -1}
-    with pytest.raises(ValueError, match="set num_class in the parameters"):
+    with pytest.raises(ValueError, match="set num_class among the parameters"):
         lightgbm.train(params, lightgbm.Dataset(X, y), 2)
-    with pytest.raises(ValueError, match="set num_class in the parameters"):
+    with pytest.raises(ValueError, match="set num_class among the parameters"):
         xgboost.train({"nthread": 1}, xgboost.DMatrix(X, y), 2, obj=boosting.xgboost_objective)
+
+
+def test_the_advice_for_two_classes_works(digits):
+    X, y = digits[0], digits[1] % 2
+    lgbm = lightgbm.LGBMClassifier(objective=boosting.lightgbm_sklearn_objective, n_estimators=5, verbose=-1)
+    xgb = xgboost.XGBClassifier(objective=boosting.xgboost_sklearn_objective, n_estimators=5)
+    for model in lgbm, xgb:
+        with pytest.raises(ValueError, match=r"num_class among the parameters .* to 2 for two classes"):
+            model.fit(X, y)
+    raw = lgbm.set_params(num_class=2, metric="None").fit(X, y).predict_proba(X, raw_score=True)
+    for scores in raw, xgb.set_params(num_class=2).fit(X, y).predict_proba(X):
+        assert (scores.argmax(1) == y).mean() > 0.9
 
 
 def test_labels_out_of_range_in_training(digits):
