@@ -47,7 +47,9 @@ def _checked_labels(labels: ArrayLike, scores: NDArray[Any]) -> NDArray[Any]:
     if y.dtype.kind not in "fiub":
         raise ValueError(f"labels are class indices from 0 to {classes - 1}, not {y.dtype}: encode them beforehand")
     if y.shape == scores.shape:
-        wrong = np.flatnonzero(~((y >= 0).all(1) & (abs(y.sum(1, dtype=np.float64) - 1) < 1e-4)))
+        with np.errstate(invalid="ignore"):
+            one = abs(y.sum(1, dtype=np.float64) - 1) < 1e-4
+        wrong = np.flatnonzero(~((y >= 0).all(1) & one))
         if wrong.size:
             raise ValueError(
                 f"soft labels are probabilities that add up to 1, but those of sample {wrong[0]} are {y[wrong[0]]}"

@@ -213,5 +213,5 @@ def logsumexp(
     if ours is None:
         return _scipy_logsumexp(a, axis, b, keepdims, return_sign)
     x, plain = ours
-    x = np.atleast_1d(x)  # a scalar has one axis here, as in SciPy
+    x = x if x.ndim else x.reshape(1)  # a scalar has one axis here, as in SciPy
     return csoftmax.logsumexp(x, plain, keepdims=keepdims, dtype=None if x.dtype.kind == "f" else np.float64)

@@ -116,6 +116,23 @@ def test_masking_by_minus_infinity_leaves_the_gradient_of_the_others(rng):
     np.testing.assert_allclose(got, x[:1].T @ csoftmax.softmax(scores), rtol=1e-12)
 
 
+def test_logsumexp_taken_in_parts_has_the_gradient_of_the_whole():
+    """As sums over paths do, whose first parts may be empty."""
+
+    def in_parts(x):
+        return logsumexp(anp.array([logsumexp(x[:2]), x[2]]))
+
+    for x in [-INF, -INF, 2.0], [-INF, 1.0, 2.0], [-INF, -INF, -INF]:
+        np.testing.assert_allclose(grad(in_parts)(np.array(x)), grad(logsumexp)(np.array(x)), rtol=1e-15)
+    assert grad(lambda x: logsumexp(anp.stack([-INF, -INF + x])))(1.0) == 0
+
+
+@pytest.mark.parametrize("x", [[0.0, 1000.0], [-1e308, 1e308], [-1e-308, -745.0]])
+def test_second_derivatives_are_finite_wherever_the_logits_are(x):
+    for function in logsumexp, lambda x: softmax(x)[0], lambda x: log_softmax(x)[0]:
+        assert np.isfinite(hessian(function)(np.array(x))).all()
+
+
 def test_softmax_at_minus_infinity():
     x, v = ROWS[1], np.array([3.0, 1.0, -2.0])
     p = csoftmax.softmax(x)

@@ -168,6 +168,7 @@ BAD_LABELS = {
     "two a sample": (np.zeros((4, 2)), r"soft ones of shape \(4, 3\).*not of shape \(4, 2\)"),
     "soft, negative": ([[-1, 1, 1.0]] + [[1, 0, 0]] * 3, "of sample 0 are"),
     "soft, not of 1": ([[1, 0, 0]] * 3 + [[0.5, 0, 0]], "of sample 3 are"),
+    "soft, infinite": ([[1, 0, 0], [0, 1, 0], [np.inf, -np.inf, 1], [0, 0, 1]], "of sample 2 are"),
     "soft, NaN": ([[1, 0, 0], [np.nan, 0, 1]] + [[1, 0, 0]] * 2, "of sample 1 are"),
 }
 

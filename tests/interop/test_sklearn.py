@@ -191,13 +191,13 @@ def test_any_sequence_of_patches(steps):
     assert held() == OWN
 
 
-def test_anothers_activation_is_left_alone(monkeypatch):
-    def anothers(X):
+def test_a_foreign_activation_is_left_alone(monkeypatch):
+    def foreign(X):
         return None
 
     with patched():
-        monkeypatch.setitem(_base.ACTIVATIONS, "softmax", anothers)
-    assert _base.ACTIVATIONS["softmax"] is anothers
+        monkeypatch.setitem(_base.ACTIVATIONS, "softmax", foreign)
+    assert _base.ACTIVATIONS["softmax"] is foreign
     monkeypatch.setitem(_base.ACTIVATIONS, "softmax", OWN[1])
 
 
