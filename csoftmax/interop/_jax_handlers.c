@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "csoftmax/csoftmax.h"
 #include "xla/ffi/api/c_api.h"
@@ -20,7 +21,10 @@ typedef struct {
     XLA_FFI_DataType dtype;
     const void *a, *b; /* b only in the derivatives: the forward's result */
     void *result;
-    double temperature;
+    double temperature;         /* of all rows, unless there are temperatures in an array */
+    const void *temperatures;   /* NULL, or one for each `slabs_each` slabs, in order */
+    XLA_FFI_DataType temperature_dtype;
+    ptrdiff_t slabs_each;
     ptrdiff_t slabs, rows, n;   /* each slab has `rows` rows of n elements */
     ptrdiff_t row, step;        /* strides within a slab */
     ptrdiff_t width, per_slab;  /* a part is `width` rows of one slab */
@@ -51,11 +55,26 @@ void csoftmax_jax_bind(const csm_api *api) { csm = api; }
         break;                                                                                               \
     }
 
+/* The value of a float, of a subnormal one too: XLA's threads take those for 0 in all arithmetic. */
+static double widened(const float *x) {
+    uint32_t bits;
+    memcpy(&bits, x, sizeof bits);
+    if ((bits & 0x7f800000) != 0) return *x;
+    return (double)(int32_t)(bits & 0x007fffff) * (bits >> 31 ? -0x1p-149 : 0x1p-149);
+}
+
+static double temperature_of(const Work *w, ptrdiff_t slab) {
+    const ptrdiff_t i = slab / w->slabs_each;
+    if (w->temperatures == NULL) return w->temperature;
+    if (w->temperature_dtype == XLA_FFI_DataType_F32) return widened((const float *)w->temperatures + i);
+    return ((const double *)w->temperatures)[i];
+}
+
 static int run_part(const Work *w, ptrdiff_t part) {
     const ptrdiff_t slab = part / w->per_slab, first = part % w->per_slab * w->width;
     const ptrdiff_t rows = w->rows - first < w->width ? w->rows - first : w->width;
     const ptrdiff_t n = w->n, row = w->row, step = w->step, at = slab * w->rows * n + first * row;
-    const double t = w->temperature;
+    const double t = temperature_of(w, slab);
     switch (w->dtype) {
         CASE(F32, float, f32)
         CASE(F64, double, f64)
@@ -120,10 +139,19 @@ static int run_on_pool(const XLA_FFI_CallFrame *frame, const Work *plan, int64_t
     return status;
 }
 
-static XLA_FFI_Error *failure(const XLA_FFI_CallFrame *frame, const char *message) {
-    XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message,
-                                      XLA_FFI_Error_Code_INTERNAL};
+static XLA_FFI_Error *failure(const XLA_FFI_CallFrame *frame, XLA_FFI_Error_Code code, const char *message) {
+    XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
     return frame->api->XLA_FFI_Error_Create(&args);
+}
+
+static XLA_FFI_Error *outcome(const XLA_FFI_CallFrame *frame, int status) {
+    if (status == CSM_OK) return NULL;
+    if (status == CSM_NO_MEMORY)
+        return failure(frame, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "csoftmax: out of memory");
+    if (status == CSM_BAD_TEMPERATURE)
+        return failure(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT,
+                       "csoftmax: a traced temperature turned out not to be positive and finite");
+    return failure(frame, XLA_FFI_Error_Code_INTERNAL, "csoftmax: operands that are not of a float type");
 }
 
 static XLA_FFI_Error *describe(XLA_FFI_Metadata *metadata) {
@@ -132,39 +160,59 @@ static XLA_FFI_Error *describe(XLA_FFI_Metadata *metadata) {
     return NULL;
 }
 
+/* Take the operands: their pointers, and how they are made of slabs of rows. Whether they are as promised. */
+static int take_operands(const XLA_FFI_CallFrame *frame, Operation operation, Work *w) {
+    const int arrays = operation >= SOFTMAX_BACKWARD ? 2 : 1;
+    const XLA_FFI_Buffer *a, *t;
+    ptrdiff_t inner, temperatures = 1;
+
+    if ((frame->args.size != arrays && frame->args.size != arrays + 1) || frame->rets.size != 1 ||
+        frame->attrs.size != 1)
+        return 0;
+    a = frame->args.args[0];
+    w->operation = operation;
+    w->dtype = a->dtype;
+    w->a = w->b = a->data;
+    if (arrays == 2) w->b = ((const XLA_FFI_Buffer *)frame->args.args[1])->data;
+    w->result = ((const XLA_FFI_Buffer *)frame->rets.rets[0])->data;
+    w->temperature = *(const double *)((const XLA_FFI_Scalar *)frame->attrs.attrs[0])->value;
+    if (frame->args.size > arrays) {
+        t = frame->args.args[arrays];
+        if (t->dtype != XLA_FFI_DataType_F32 && t->dtype != XLA_FFI_DataType_F64) return 0;
+        w->temperatures = t->data;
+        w->temperature_dtype = t->dtype;
+        for (int64_t i = 0; i < t->rank; i++) temperatures *= t->dims[i];
+    }
+
+    w->slabs = 1;
+    for (int64_t i = 0; i < a->rank - 2; i++) w->slabs *= a->dims[i];
+    w->n = a->dims[a->rank - 2];
+    inner = a->dims[a->rank - 1];
+    w->slabs_each = temperatures > 0 ? w->slabs / temperatures : 1;
+    if (inner == 1) {
+        /* what was many slabs of one row each is one slab for each temperature */
+        w->rows = w->slabs_each;
+        w->slabs = temperatures;
+        w->slabs_each = 1;
+        w->row = w->n;
+        w->step = 1;
+    } else {
+        w->rows = inner;
+        w->row = 1;
+        w->step = inner;
+    }
+    return 1;
+}
+
 static XLA_FFI_Error *handle(const XLA_FFI_CallFrame *frame, Operation operation) {
-    const int operands = operation >= SOFTMAX_BACKWARD ? 2 : 1;
-    const XLA_FFI_Buffer *a, *result;
     int64_t threads = 1;
-    ptrdiff_t inner;
     int status = CSM_OK;
-    Work w = {.operation = operation, .slabs = 1};
+    Work w = {.temperatures = NULL};
 
     if (frame->extension_start != NULL && frame->extension_start->type == XLA_FFI_Extension_Metadata)
         return describe(((XLA_FFI_Metadata_Extension *)frame->extension_start)->metadata);
-    if (frame->args.size != operands || frame->rets.size != 1 || frame->attrs.size != 1)
-        return failure(frame, "csoftmax: wrong number of operands");
-    a = frame->args.args[0];
-    result = frame->rets.rets[0];
-    w.dtype = a->dtype;
-    w.a = w.b = a->data;
-    if (operands == 2) w.b = ((const XLA_FFI_Buffer *)frame->args.args[1])->data;
-    w.result = result->data;
-    w.temperature = *(const double *)((const XLA_FFI_Scalar *)frame->attrs.attrs[0])->value;
-
-    for (int64_t i = 0; i < a->rank - 2; i++) w.slabs *= a->dims[i];
-    w.n = a->dims[a->rank - 2];
-    inner = a->dims[a->rank - 1];
-    if (inner == 1) {
-        w.rows = w.slabs;
-        w.slabs = 1;
-        w.row = w.n;
-        w.step = 1;
-    } else {
-        w.rows = inner;
-        w.row = 1;
-        w.step = inner;
-    }
+    if (!take_operands(frame, operation, &w))
+        return failure(frame, XLA_FFI_Error_Code_INTERNAL, "csoftmax: wrong operands");
     if (w.slabs * w.rows == 0) return NULL;
 
     w.width = w.rows;
@@ -182,8 +230,7 @@ static XLA_FFI_Error *handle(const XLA_FFI_CallFrame *frame, Operation operation
         status = run_on_pool(frame, &w, threads);
     else
         for (ptrdiff_t part = 0; part < w.parts && status == CSM_OK; part++) status = run_part(&w, part);
-    if (status == CSM_NO_MEMORY) return failure(frame, "csoftmax: out of memory");
-    return status == CSM_OK ? NULL : failure(frame, "csoftmax: operands that are not of a float type");
+    return outcome(frame, status);
 }
 
 #define HANDLER(name, operation)                                                                             \

@@ -1,12 +1,15 @@
 """JAX: softmax, log_softmax and logsumexp on the CPU, for jit, vmap, and derivatives of both modes.
 
 XLA calls csoftmax's kernels through its typed FFI, with no interpreter in the way. What it calls is some
-200 lines of C, _jax_handlers.c, compiled where they are used, at the first import: jaxlib brings the headers
+250 lines of C, _jax_handlers.c, compiled where they are used, at the first import: jaxlib brings the headers
 and checks their version, so that handlers in csoftmax's wheels would tie these to versions of jaxlib, for
 the sake of a fifth of a second once. The outcome is kept in a directory of the user's.
 
 custom_vjp would forbid forward mode, and custom_jvp differentiates backwards only what JAX can transpose.
 So the functions are custom_jvp, and the products with their Jacobians primitives that know their transposes.
+
+A temperature that is a plain number is an attribute of the call, and one that is an array of JAX's an operand,
+which may be traced, mapped and differentiated. Below, `traced` is the tuple of it: empty, or of one array.
 """
 
 import ctypes
@@ -19,8 +22,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from sysconfig import get_platform
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -30,12 +35,17 @@ import csoftmax
 try:
     import jax
     import jax.numpy as jnp
+    from jax.custom_derivatives import SymbolicZero
     from jax.extend.core import Primitive
     from jax.interpreters import ad, batching, mlir
+    from jax.typing import ArrayLike
 except ModuleNotFoundError as error:
     raise ImportError("csoftmax.interop.jax needs JAX: pip install 'csoftmax[jax]'") from error
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
+
+_Numbers: TypeAlias = ArrayLike | Sequence[Any]
+_Axis: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | None
 
 # ------------------------------------------------------------------------------------------------ handlers
 
@@ -52,7 +62,7 @@ def _compiler():
         if shutil.which(name):
             return [name]
     raise ImportError(
-        "csoftmax.interop.jax needs a C compiler, for 200 lines between JAX and csoftmax: "
+        "csoftmax.interop.jax needs a C compiler, for 250 lines between JAX and csoftmax: "
         "there is no cc, gcc or clang; install one, or name one in the environment variable CC"
     )
 
@@ -124,7 +134,10 @@ _register()
 
 
 def _call(name, *operands, temperature=1.0, n=None):
-    """Call a handler on arrays whose class axis is the second to last; the result has length `n` there."""
+    """Call a handler on arrays whose class axis is the second to last; the result has length `n` there.
+
+    The last operand may be traced temperatures: one, or one for each place along the first axes.
+    """
     *batch, classes, inner = operands[0].shape
     result = jax.ShapeDtypeStruct((*batch, classes if n is None else n, inner), operands[0].dtype)
     call = jax.ffi.ffi_call(f"csoftmax_{name}", result, vmap_method="broadcast_all")
@@ -134,35 +147,64 @@ def _call(name, *operands, temperature=1.0, n=None):
 # --------------------------------------------------------------------------------------------- derivatives
 
 
-def _linear(name, formula, kernel):
-    """A function of (v, y, temperature) that is linear in `v`, as a primitive of JAX.
+def _divide(x, temperature):
+    """x / temperature, of a number that XLA would take for 0 as it does subnormal ones too.
 
-    `formula` is what it computes, in JAX's own functions. It is differentiated by `y`, and computes the
-    result where there is no kernel.
+    By the smallest number that it does not, as often as that goes, at most twice: what that leaves finite is 0.
+    The barrier keeps XLA from dividing by the product.
+    """
+    least = float(jnp.finfo(x.dtype).tiny)
+    for _ in range(2):
+        if temperature < least:
+            x, temperature = jax.lax.optimization_barrier(x / least), temperature / least
+    return x / max(temperature, least)
+
+
+def _linear(name, formula, kernel):
+    """A function of (v, y, traced) that is linear in `v`, as a primitive of JAX.
+
+    `formula` is what it computes, before the division by the temperature, in JAX's own functions. It is
+    differentiated by `y` and the temperature, and computes the result where there is no kernel.
     """
     primitive = Primitive(f"csoftmax_{name}")
 
-    def bind(v, y, temperature):
-        return primitive.bind(v, y, temperature=temperature)
+    def bind(v, y, traced, temperature):
+        return primitive.bind(v, y, *traced, temperature=temperature)
 
-    def compute(v, y, temperature):
-        return _call(kernel, v, y, temperature=temperature) if kernel else formula(v, y, temperature)
+    def evaluate(v, y, traced, temperature):
+        dtype = jnp.promote_types(v.dtype, jnp.float32)
+        result = formula(v.astype(dtype), y.astype(dtype))
+        if not traced:
+            return _divide(result, temperature).astype(v.dtype)
+        (t,) = traced
+        return (result / t.reshape(t.shape + (1,) * (v.ndim - t.ndim))).astype(v.dtype)
+
+    def compute(v, y, *traced, temperature):
+        if kernel:
+            return _call(kernel, v, y, *traced, temperature=temperature)
+        return evaluate(v, y, traced, temperature)
 
     def differentiate(primals, tangents, temperature):
-        (v, y), (v_dot, y_dot) = primals, map(ad.instantiate_zeros, tangents)
-        by_y = jax.jvp(lambda y: formula(v, y, temperature), [y], [y_dot])[1]
-        return bind(v, y, temperature), bind(v_dot, y, temperature) + by_y
+        v, *others = primals
+        v_dot, *others_dot = map(ad.instantiate_zeros, tangents)
+        by_others = jax.jvp(lambda y, *t: evaluate(v, y, t, temperature), others, others_dot)[1]
+        y, *traced = others
+        return bind(v, y, traced, temperature), bind(v_dot, y, traced, temperature) + by_others
 
     def batch(operands, axes, temperature):
         (size,) = {x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None}
-        moved = [
-            jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-            for x, axis in zip(operands, axes, strict=True)
-        ]
-        return bind(*moved, temperature), 0
+
+        def move(x, axis):
+            if axis is None:
+                # a scalar is a temperature that is everyone's
+                return jnp.broadcast_to(x, (size, *x.shape)) if x.ndim else x
+            return jnp.moveaxis(x, axis, 0)
+
+        v, y, *traced = map(move, operands, axes)
+        return bind(v, y, traced, temperature), 0
 
     primitive.def_impl(jax.jit(compute, static_argnames="temperature"))
-    primitive.def_abstract_eval(lambda v, y, temperature: v)
+    primitive.def_abstract_eval(lambda v, *others, temperature: v)
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     ad.primitive_jvps[primitive] = differentiate
     batching.primitive_batchers[primitive] = batch
@@ -171,7 +213,11 @@ def _linear(name, formula, kernel):
 
 def _transposes(primitive, bind):
     """Let `bind` be the transpose of the linear primitive."""
-    ad.primitive_transposes[primitive] = lambda v, _, y, temperature: (bind(v, y, temperature), None)
+
+    def transpose(v, _, y, *traced, temperature):
+        return bind(v, y, traced, temperature), None, *(None for _ in traced)
+
+    ad.primitive_transposes[primitive] = transpose
 
 
 def _sum(x):
@@ -179,32 +225,43 @@ def _sum(x):
 
 
 _softmax_p, _softmax_product = _linear(
-    "softmax_product", lambda v, p, t: p * (v - _sum(p * v)) / t, "softmax_backward"
+    "softmax_product", lambda v, p: p * (v - _sum(p * v)), "softmax_backward"
 )
 _log_softmax_vjp_p, _log_softmax_vjp = _linear(
-    "log_softmax_vjp", lambda v, y, t: (v - jnp.exp(y) * _sum(v)) / t, "log_softmax_backward"
+    "log_softmax_vjp", lambda v, y: v - jnp.exp(y) * _sum(v), "log_softmax_backward"
 )
 _log_softmax_jvp_p, _log_softmax_jvp = _linear(
-    "log_softmax_jvp", lambda v, y, t: (v - _sum(jnp.exp(y) * v)) / t, None
+    "log_softmax_jvp", lambda v, y: v - _sum(jnp.exp(y) * v), None
 )
 _transposes(_softmax_p, _softmax_product)
 _transposes(_log_softmax_vjp_p, _log_softmax_jvp)
 _transposes(_log_softmax_jvp_p, _log_softmax_vjp)
 
 
+def _is_zero(tangent):
+    return isinstance(tangent, SymbolicZero)
+
+
 def _differentiable(name, product):
-    """The function of (x, temperature) that the handler computes, with its Jacobian's product."""
+    """The function of (x, traced, temperature) that the handler computes, with its Jacobian's product."""
 
-    @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-    def function(x, temperature):
-        return _call(name, x, temperature=temperature)
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+    def function(x, traced, temperature):
+        return _call(name, x, *traced, temperature=temperature)
 
-    @function.defjvp
-    def _(temperature, primals, tangents):
-        (x,), (v,) = primals, tangents
-        y = function(x, temperature)
-        return y, product(v, y, temperature)
+    def differentiate(temperature, primals, tangents):
+        (x, traced), (v, traced_dot) = primals, tangents
+        y = function(x, traced, temperature)
+        if _is_zero(v):
+            v = jnp.zeros_like(x)
+        if traced and not _is_zero(traced_dot[0]):
+            # The derivative by T is -J (x / T) / T, and J, to which a constant is nothing, maps x / T to what
+            # it maps log p to. A class that has no probability keeps none.
+            log_p = y if name == "log_softmax" else _log_softmax(x, traced, temperature)
+            v -= (jnp.where(jnp.isneginf(log_p), 0, log_p) * traced_dot[0]).astype(v.dtype)
+        return y, product(v, y, traced, temperature)
 
+    function.defjvp(differentiate, symbolic_zeros=True)
     return function
 
 
@@ -221,29 +278,52 @@ def _logsumexp(x):
 def _(primals, tangents):
     (x,), (v,) = primals, tangents
     total = _logsumexp(x)
-    # a row of -inf has no softmax, but moving it changes nothing
-    p = jnp.where(jnp.isneginf(total), 0, _softmax(x, 1.0))
+    # A row of -inf has no softmax, but moving it changes nothing. It is not even asked for its softmax, whose
+    # NaN would come back from further derivatives.
+    empty = jnp.isneginf(total)
+    p = jnp.where(empty, 0, _softmax(jnp.where(empty, 0, x), (), 1.0))
     return total, _sum(p * v)
 
 
 # ---------------------------------------------------------------------------------------- public functions
 
 
-def _logits(x, where):
-    """`x` as an array of floats, -inf where it is masked."""
+def _logits(x):
+    """`x` as an array of floats."""
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool:
         x = x.astype(float)
     if x.dtype not in (jnp.float32, jnp.float64, jnp.float16, jnp.bfloat16):
         raise TypeError(f"{x.dtype} has no softmax here: use float16, bfloat16, float32 or float64")
-    return x if where is None else jnp.where(where, x, -jnp.inf)
+    return x
+
+
+def _mask(where, x):
+    """`where` as an array that broadcasts to `x`, or None."""
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    if where.dtype != bool:
+        raise TypeError(f"where must be boolean, not {where.dtype}")
+    missing = x.ndim - where.ndim
+    if missing < 0 or any(n not in (1, x.shape[missing + d]) for d, n in enumerate(where.shape)):
+        raise ValueError(f"where has shape {where.shape}, which does not broadcast to x's {x.shape}")
+    return where
 
 
 def _temperature(temperature):
-    temperature = float(temperature)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, not {temperature}")
-    return temperature
+    """A temperature as the pair of `traced` and of the number that stands in the call."""
+    if not isinstance(temperature, jax.Array):
+        csoftmax.softmax(np.empty(0), temperature=temperature)  # which raises what there is to raise
+        return (), float(temperature)
+    if temperature.ndim or not any(jnp.issubdtype(temperature.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(
+            f"temperature must be one real number, not an array of shape {temperature.shape} and dtype "
+            f"{temperature.dtype}; jax.vmap gives each row one of its own"
+        )
+    if not isinstance(temperature, jax.core.Tracer):
+        csoftmax.softmax(np.empty(0), temperature=float(temperature))
+    return (temperature.astype(jnp.promote_types(temperature.dtype, jnp.float32)),), 1.0
 
 
 def _axes(x, axis):
@@ -262,18 +342,46 @@ def _along(function, x, axes, reduced=False):
     return jnp.moveaxis(y.reshape(shape), merged, axes)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "temperature"))
-def softmax(x, axis=-1, *, temperature=1.0, where=None):
+def _compiled(name, function, left_out):
+    """The function of (x, where, traced, axes, temperature); what is masked becomes `left_out`."""
+
+    def forward(x, where, traced, axes, temperature):
+        if where is not None:
+            # a row of which nothing is left has no softmax, whose NaN would come back from derivatives
+            some = jnp.broadcast_to(where, x.shape).any(axes, keepdims=True)
+            x = jnp.where(where, x, jnp.where(some, -jnp.inf, 0).astype(x.dtype))
+        y = _along(lambda x: function(x, traced, temperature), x, axes)
+        return y if where is None else jnp.where(where, y, left_out)
+
+    forward.__name__ = name
+    return jax.jit(forward, static_argnames=("axes", "temperature"))
+
+
+_compiled_softmax = _compiled("softmax", _softmax, 0)
+_compiled_log_softmax = _compiled("log_softmax", _log_softmax, -jnp.inf)
+
+
+@functools.partial(jax.jit, static_argnames=("axes", "keepdims"))
+def _compiled_logsumexp(x, where, axes, keepdims):
+    x = x if where is None else jnp.where(where, x, -jnp.inf)
+    total = _along(_logsumexp, x, axes, reduced=True)
+    return total if keepdims else total.squeeze(axes)
+
+
+def softmax(
+    x: _Numbers, axis: _Axis = -1, *, temperature: ArrayLike = 1.0, where: _Numbers | None = None
+) -> jax.Array:
     """Softmax along an axis, as `csoftmax.softmax`.
 
     Parameters
     ----------
     x : array_like
         Logits: float16, bfloat16, float32 or float64 as they are, integers as JAX's default float.
-    axis : int, tuple of ints or None, optional
+    axis : int, sequence of ints or None, optional
         The axis, or axes taken together, along which the result sums to 1.
-    temperature : float, optional
-        The logits are divided by it; a number, not traced.
+    temperature : float or scalar jax.Array, optional
+        The logits are divided by it. A number is compiled in; an array of JAX's may be traced, mapped by
+        `jax.vmap` and differentiated by.
     where : array_like of bool, optional
         False leaves an element out, with probability 0; broadcast against `x`.
 
@@ -285,9 +393,11 @@ def softmax(x, axis=-1, *, temperature=1.0, where=None):
     Raises
     ------
     TypeError
-        For numbers of other types.
+        For numbers of other types, or a mask that is not boolean.
     ValueError
-        If an axis is out of range or named twice, or the temperature is not positive and finite.
+        If an axis is out of range or named twice, the mask does not fit, or the temperature is not positive
+        and finite. A traced temperature is known only to the compiled program, which then fails with JAX's
+        `JaxRuntimeError`.
 
     Examples
     --------
@@ -299,14 +409,17 @@ def softmax(x, axis=-1, *, temperature=1.0, where=None):
     Array([0.09  , 0.2447, 0.6652], dtype=float32)
     >>> jax.grad(lambda x: softmax(x)[0])(x).round(4)
     Array([ 0.0819, -0.022 , -0.0599], dtype=float32)
+    >>> jax.jacfwd(lambda t: softmax(x, temperature=t))(2.0).round(4)
+    Array([ 0.0615,  0.0246, -0.0861], dtype=float32)
     """
-    x, temperature = _logits(x, where), _temperature(temperature)
-    p = _along(lambda x: _softmax(x, temperature), x, _axes(x, axis))
-    return p if where is None else jnp.where(where, p, 0)
+    x = _logits(x)
+    traced, number = _temperature(temperature)
+    return _compiled_softmax(x, _mask(where, x), traced, axes=_axes(x, axis), temperature=number)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "temperature"))
-def log_softmax(x, axis=-1, *, temperature=1.0, where=None):
+def log_softmax(
+    x: _Numbers, axis: _Axis = -1, *, temperature: ArrayLike = 1.0, where: _Numbers | None = None
+) -> jax.Array:
     """Logarithm of the softmax along an axis, as `csoftmax.log_softmax`.
 
     Parameters
@@ -319,7 +432,13 @@ def log_softmax(x, axis=-1, *, temperature=1.0, where=None):
     Returns
     -------
     jax.Array
-        Log-probabilities.
+        Log-probabilities. The derivative at one of -inf is that of a class that keeps its logit: 1 by it,
+        and finite by the temperature.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`.
 
     Examples
     --------
@@ -328,20 +447,21 @@ def log_softmax(x, axis=-1, *, temperature=1.0, where=None):
     >>> print(jnp.array_str(log_softmax(jnp.array([1.0, 2.0, 3.0])), precision=4))
     [-2.4076 -1.4076 -0.4076]
     """
-    x, temperature = _logits(x, where), _temperature(temperature)
-    y = _along(lambda x: _log_softmax(x, temperature), x, _axes(x, axis))
-    return y if where is None else jnp.where(where, y, -jnp.inf)
+    x = _logits(x)
+    traced, number = _temperature(temperature)
+    return _compiled_log_softmax(x, _mask(where, x), traced, axes=_axes(x, axis), temperature=number)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "keepdims"))
-def logsumexp(x, axis=-1, *, keepdims=False, where=None):
+def logsumexp(
+    x: _Numbers, axis: _Axis = -1, *, keepdims: bool = False, where: _Numbers | None = None
+) -> jax.Array:
     """Logarithm of the sum of exponentials along an axis, as `csoftmax.logsumexp`.
 
     Parameters
     ----------
     x : array_like
         As for `softmax`.
-    axis : int, tuple of ints or None, optional
+    axis : int, sequence of ints or None, optional
         The axis or axes to sum over.
     keepdims : bool, optional
         Leave the reduced axes in the result, with length 1.
@@ -353,6 +473,11 @@ def logsumexp(x, axis=-1, *, keepdims=False, where=None):
     jax.Array
         Of the type of the logits.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`.
+
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -360,7 +485,5 @@ def logsumexp(x, axis=-1, *, keepdims=False, where=None):
     >>> round(float(logsumexp(jnp.array([1000.0, 1000.0]))), 2)
     1000.69
     """
-    x = _logits(x, where)
-    axes = _axes(x, axis)
-    total = _along(_logsumexp, x, axes, reduced=True)
-    return total if keepdims else total.squeeze(axes)
+    x = _logits(x)
+    return _compiled_logsumexp(x, _mask(where, x), axes=_axes(x, axis), keepdims=keepdims)
