@@ -6,6 +6,7 @@ where autoray looks; PyTorch has, but with `dim` where code for every library sa
 
 import functools
 import importlib
+from typing import Literal
 
 import csoftmax
 
@@ -31,7 +32,7 @@ def _with_numpys_options(function):
     return call
 
 
-def register(backend="numpy"):
+def register(backend: Literal["numpy", "torch", "jax", "dask"] = "numpy") -> None:
     """Let autoray compute softmax, log_softmax and logsumexp with csoftmax.
 
     Parameters

@@ -4,7 +4,10 @@ Compiled code names csoftmax's C functions by symbol, and LLVM learns their addr
 imported: a function that Numba has cached on disk finds them in the next process too.
 """
 
+from typing import Any, TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 import csoftmax
 
@@ -18,8 +21,12 @@ except ModuleNotFoundError as error:
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
+_Float = TypeVar("_Float", np.float32, np.float64)
 
-def softmax(x, axis=-1, temperature=1.0, out=None):
+
+def softmax(
+    x: NDArray[_Float], axis: int = -1, temperature: float = 1.0, out: NDArray[_Float] | None = None
+) -> NDArray[_Float]:
     """Softmax of a vector or a matrix, as `csoftmax.softmax`; for code that Numba compiles.
 
     Parameters
@@ -54,7 +61,9 @@ def softmax(x, axis=-1, temperature=1.0, out=None):
     return csoftmax.softmax(x, axis, temperature=temperature, out=out)
 
 
-def log_softmax(x, axis=-1, temperature=1.0, out=None):
+def log_softmax(
+    x: NDArray[_Float], axis: int = -1, temperature: float = 1.0, out: NDArray[_Float] | None = None
+) -> NDArray[_Float]:
     """Logarithm of the softmax, as `csoftmax.log_softmax`; for code that Numba compiles.
 
     Parameters
@@ -81,7 +90,7 @@ def log_softmax(x, axis=-1, temperature=1.0, out=None):
     return csoftmax.log_softmax(x, axis, temperature=temperature, out=out)
 
 
-def logsumexp(x, axis=-1):
+def logsumexp(x: NDArray[_Float], axis: int = -1) -> Any:
     """Logarithm of the sum of exponentials, as `csoftmax.logsumexp`; for code that Numba compiles.
 
     Parameters

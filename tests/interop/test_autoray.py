@@ -38,6 +38,20 @@ def test_each_library(backend, rng):
             assert (np.asarray(got) == getattr(csoftmax, name)(values, **options)).all()
 
 
+@pytest.mark.parametrize("backend", ["numpy", "jax", "dask"])
+@pytest.mark.parametrize("axis", [[0, 1], (1,), None, np.int64(0)])
+def test_options_of_the_functions(axis, backend, rng):
+    """Masks, temperatures and lists of axes, as each library's function takes them."""
+    values, where = rng.standard_normal((3, 4)).astype("f4"), np.array([True, False, True, True])
+    x = ARRAYS[backend](values)
+    register(backend)
+    for name in "softmax", "log_softmax":
+        got = do(name, x, axis=axis, where=where, temperature=0.5)
+        assert (np.asarray(got) == getattr(csoftmax, name)(values, axis, where=where, temperature=0.5)).all()
+    want = csoftmax.logsumexp(values, axis, where=where)
+    assert (np.asarray(do("logsumexp", x, axis=axis, where=where)) == want).all()
+
+
 def test_options_of_torch():
     register("torch")
     x = torch.ones(2, 3)

@@ -77,6 +77,22 @@ def test_bits_are_those_of_python(layout, dtype, rng):
                 assert p.dtype == log_p.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_temperatures_and_logits_of_any_size(dtype, rng):
+    """What the Python functions make of them, from the smallest temperature to the largest, and of -inf."""
+    x = rng.standard_normal((6, 5)).astype(dtype)
+    for temperature in (5e-324, 1e-310, 1e-45, 1e-20, 1e20, 1e300, 1.7976931348623157e308, 2):
+        for scale in (temperature, 1.0, float(np.finfo(dtype).max) / 4):
+            with np.errstate(all="ignore"):
+                scaled = (x * scale).astype(dtype)
+            scaled[2, 1] = scaled[3] = -np.inf
+            for axis in (0, 1):
+                p, log_p, total = family(scaled, axis, temperature)
+                assert same_bits(p, csoftmax.softmax(scaled, axis, temperature=temperature))
+                assert same_bits(log_p, csoftmax.log_softmax(scaled, axis, temperature=temperature))
+                assert same_bits(total, csoftmax.logsumexp(scaled, axis))
+
+
 def test_what_the_oracle_says(rng):
     x = exact_differences(rng, (40, 10), "float32")
     assert oracle.max_ulp(defaults(x)[0], oracle.softmax(x)) <= SOFTMAX_ULP["float32"]
