@@ -106,18 +106,23 @@ def _top_dtype(x):
 
 
 def _least(dtype):
+    """What is the maximum of nothing."""
+    if dtype.kind == "b":
+        return False
     return np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
 
 
 @_quiet
-def _own_pair(x, y, where=True, *, axes, log):
+def _own_pair(x, y, where=None, *, axes, log):
     """Pairs of a block's rows; the largest probability is that of the maximum, 1 / sum."""
-    dtype = _top_dtype(x)
     peak = y.max(axes, keepdims=True, initial=-np.inf if log else 0).astype(np.float64)
-    where = np.broadcast_to(where, x.shape)
-    top = x.astype(dtype, copy=False).max(axes, keepdims=True, initial=_least(dtype), where=where)
-    empty = np.isneginf(top) if dtype.kind == "f" else ~where.any(axes, keepdims=True)
-    return _pair(top, np.where(empty, 0, np.exp(-peak) if log else 1 / peak))
+    mask = {} if where is None else {"where": where}
+    top = x.max(axes, keepdims=True, initial=_least(x.dtype), **mask)
+    if x.dtype.kind in "biu":
+        empty = ~np.broadcast_to(True if where is None else where, x.shape).any(axes, keepdims=True)
+    else:
+        empty = np.isneginf(top)
+    return _pair(top.astype(_top_dtype(x)), np.where(empty, 0, np.exp(-peak) if log else 1 / peak))
 
 
 def _distance(top, other, temperature):

@@ -311,19 +311,21 @@ def _mask(where, x):
     return where
 
 
-def _temperature(temperature):
-    """A temperature as the pair of `traced` and of the number that stands in the call."""
-    if not isinstance(temperature, jax.Array):
-        csoftmax.softmax(np.empty(0), temperature=temperature)  # which raises what there is to raise
-        return (), float(temperature)
-    if temperature.ndim or not any(jnp.issubdtype(temperature.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+def _check_temperature(number):
+    csoftmax.softmax(np.empty(0), temperature=number)  # which raises what there is to raise
+
+
+def _traced(temperature):
+    """An array of JAX's as the temperatures' tuple."""
+    kinds = jnp.floating, jnp.integer
+    if temperature.ndim or not any(jnp.issubdtype(temperature.dtype, kind) for kind in kinds):
         raise TypeError(
             f"temperature must be one real number, not an array of shape {temperature.shape} and dtype "
             f"{temperature.dtype}; jax.vmap gives each row one of its own"
         )
     if not isinstance(temperature, jax.core.Tracer):
-        csoftmax.softmax(np.empty(0), temperature=float(temperature))
-    return (temperature.astype(jnp.promote_types(temperature.dtype, jnp.float32)),), 1.0
+        _check_temperature(float(temperature))
+    return (temperature.astype(jnp.promote_types(temperature.dtype, jnp.float32)),)
 
 
 def _axes(x, axis):
@@ -342,29 +344,56 @@ def _along(function, x, axes, reduced=False):
     return jnp.moveaxis(y.reshape(shape), merged, axes)
 
 
-def _compiled(name, function, left_out):
-    """The function of (x, where, traced, axes, temperature); what is masked becomes `left_out`."""
+def _array(x):
+    """`x` as something that compiled functions take as one argument."""
+    return x if x is None or isinstance(x, jax.Array | np.ndarray) else jnp.asarray(x)
 
-    def forward(x, where, traced, axes, temperature):
+
+def _hashable(axis):
+    return axis if axis is None or isinstance(axis, int | tuple) or np.ndim(axis) == 0 else tuple(axis)
+
+
+def _compiled(name, function, left_out):
+    """softmax or log_softmax; what is masked becomes `left_out`.
+
+    Checks are made while a call of new kind is compiled, and cost the next ones nothing.
+    """
+
+    def forward(x, where, traced, axis, temperature):
+        x = _logits(x)
+        where, axes = _mask(where, x), _axes(x, axis)
+        _check_temperature(temperature)
         if where is not None:
             # a row of which nothing is left has no softmax, whose NaN would come back from derivatives
             some = jnp.broadcast_to(where, x.shape).any(axes, keepdims=True)
             x = jnp.where(where, x, jnp.where(some, -jnp.inf, 0).astype(x.dtype))
-        y = _along(lambda x: function(x, traced, temperature), x, axes)
+        y = _along(lambda x: function(x, traced, float(temperature)), x, axes)
         return y if where is None else jnp.where(where, y, left_out)
 
     forward.__name__ = name
-    return jax.jit(forward, static_argnames=("axes", "temperature"))
+    compiled = jax.jit(forward, static_argnames=("axis", "temperature"))
+
+    def call(x, axis, temperature, where):
+        traced = ()
+        if isinstance(temperature, jax.Array):
+            traced, temperature = _traced(temperature), 1.0
+        elif not isinstance(temperature, float | int):
+            _check_temperature(temperature)
+            temperature = float(temperature)
+        return compiled(_array(x), _array(where), traced, axis=_hashable(axis), temperature=temperature)
+
+    return call
 
 
 _compiled_softmax = _compiled("softmax", _softmax, 0)
 _compiled_log_softmax = _compiled("log_softmax", _log_softmax, -jnp.inf)
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "keepdims"))
-def _compiled_logsumexp(x, where, axes, keepdims):
-    x = x if where is None else jnp.where(where, x, -jnp.inf)
-    total = _along(_logsumexp, x, axes, reduced=True)
+@functools.partial(jax.jit, static_argnames=("axis", "keepdims"))
+def _compiled_logsumexp(x, where, axis, keepdims):
+    x = _logits(x)
+    where, axes = _mask(where, x), _axes(x, axis)
+    total = _along(_logsumexp, x if where is None else jnp.where(where, x, -jnp.inf), axes, reduced=True)
     return total if keepdims else total.squeeze(axes)
 
 
@@ -412,9 +441,7 @@ def softmax(
     >>> jax.jacfwd(lambda t: softmax(x, temperature=t))(2.0).round(4)
     Array([ 0.0615,  0.0246, -0.0861], dtype=float32)
     """
-    x = _logits(x)
-    traced, number = _temperature(temperature)
-    return _compiled_softmax(x, _mask(where, x), traced, axes=_axes(x, axis), temperature=number)
+    return _compiled_softmax(x, axis, temperature, where)
 
 
 def log_softmax(
@@ -447,9 +474,7 @@ def log_softmax(
     >>> print(jnp.array_str(log_softmax(jnp.array([1.0, 2.0, 3.0])), precision=4))
     [-2.4076 -1.4076 -0.4076]
     """
-    x = _logits(x)
-    traced, number = _temperature(temperature)
-    return _compiled_log_softmax(x, _mask(where, x), traced, axes=_axes(x, axis), temperature=number)
+    return _compiled_log_softmax(x, axis, temperature, where)
 
 
 def logsumexp(
@@ -485,5 +510,4 @@ def logsumexp(
     >>> round(float(logsumexp(jnp.array([1000.0, 1000.0]))), 2)
     1000.69
     """
-    x = _logits(x)
-    return _compiled_logsumexp(x, _mask(where, x), axes=_axes(x, axis), keepdims=keepdims)
+    return _compiled_logsumexp(_array(x), _array(where), axis=_hashable(axis), keepdims=keepdims)
