@@ -3,7 +3,6 @@
 Environment:
 
 CSOFTMAX_BUILD_ISA    levels to build, comma-separated ("baseline" is always among them); by default all
-CSOFTMAX_OPENMP=0     build without threads
 CSOFTMAX_CFLAGS       more flags for compiler and linker (sanitizers, warnings)
 CSOFTMAX_DEBUG=1      keep symbols and line numbers, for perf and gdb
 CSOFTMAX_ANNOTATE=1   write Cython's annotated HTML beside the sources
@@ -13,7 +12,6 @@ CSOFTMAX_COVERAGE=1   count the lines that run, with gcc's gcov, for tools/cytho
 import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy
@@ -28,9 +26,9 @@ if MACHINE in ("x86_64", "amd64"):
 if MACHINE in ("arm64", "aarch64"):
     LEVELS += ["neon"]
 
-# What each type of compiler is told. "openmp" and "release" are (compiler's, linker's); of "openmp", the first
-# that works. No -ffast-math and its like, not even at link time: they would turn subnormals off for the whole
-# process. No contraction: which products are fused is written out, so that a row's bits do not depend on inlining.
+# What each type of compiler is told. "threads", "release" and "coverage" are (compiler's, linker's). No -ffast-math
+# and its like, not even at link time: they would turn subnormals off for the whole process. No contraction: which
+# products are fused is written out, so that a row's bits do not depend on inlining.
 UNIX = {
     "all": [
         *("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
@@ -38,7 +36,7 @@ UNIX = {
     ],
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    "openmp": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
+    "threads": (["-pthread"], ["-pthread"]),
     "release": (["-g0"], ["-Wl,-x" if sys.platform == "darwin" else "-Wl,--strip-all"]),
     # around the kernels: modules that every call passes, and others
     "calls": ["-O2"],
@@ -50,7 +48,7 @@ MSVC = {
     "all": ["/O2", "/fp:precise"],
     "avx2": ["/arch:AVX2"],
     "avx512": ["/arch:AVX512"],
-    "openmp": [(["/openmp"], [])],
+    "threads": ([], []),
     "release": ([], []),
     "calls": [],
     "others": [],
@@ -58,7 +56,6 @@ MSVC = {
 }
 
 SELDOM_CALLED = ("csoftmax._cyutility", "csoftmax._dispatch")
-OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
 def switched_on(name):
@@ -90,7 +87,8 @@ def extensions():
         )
 
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
-    for name in ("_dispatch", "_core", "_walk", "_plan", "_capi"):
+    yield extension("_core", ["csoftmax/_core.pyx", "csoftmax/_pool.c"])
+    for name in ("_dispatch", "_walk", "_plan", "_capi"):
         yield extension(name, [f"csoftmax/{name}.pyx"])
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
     for name in () if COVERAGE else ("_forward", "_derivative"):
@@ -101,7 +99,7 @@ def extensions():
 
 
 class BuildExt(build_ext):
-    """Gives each extension the flags of its level, and the core OpenMP where the compiler has it."""
+    """Gives each extension the flags of its level, and the core threads."""
 
     def finalize_options(self):
         super().finalize_options()
@@ -122,27 +120,9 @@ class BuildExt(build_ext):
                 # a row function that is not inlined would not see its constant arguments
                 extension.define_macros.append(("CYTHON_INLINE", "inline __attribute__((always_inline, unused))"))
             if extension.name == "csoftmax._core":
-                compile_flags, link_flags = self.openmp_flags(flags["openmp"])
-                extension.extra_compile_args += compile_flags
-                extension.extra_link_args += link_flags
+                extension.extra_compile_args += flags["threads"][0]
+                extension.extra_link_args += flags["threads"][1]
         super().build_extensions()
-
-    def openmp_flags(self, candidates):
-        """The first of the candidates with which a program compiles and links; none where there is no OpenMP."""
-        if os.environ.get("CSOFTMAX_OPENMP") == "0":
-            return [], []
-        for compile_flags, link_flags in candidates:
-            with tempfile.TemporaryDirectory() as folder:
-                source = Path(folder, "probe.c")
-                source.write_text(OPENMP_PROBE)
-                try:
-                    objects = self.compiler.compile([str(source)], folder, extra_postargs=compile_flags)
-                    self.compiler.link_executable(objects, str(Path(folder, "probe")), extra_postargs=link_flags)
-                    return compile_flags, link_flags
-                except Exception:
-                    continue
-        self.warn("no OpenMP found: csoftmax will work on one thread")
-        return [], []
 
 
 DIRECTIVES = {

@@ -1,5 +1,6 @@
 """Fast, accurate softmax and its family for NumPy arrays on the CPU."""
 
+from csoftmax import _threadpoolctl
 from csoftmax._core import get_num_threads, set_num_threads, threads
 from csoftmax._derivative import (
     log_softmax_backward,
@@ -12,6 +13,8 @@ from csoftmax._dispatch import get_isa, use_isa
 from csoftmax._forward import log_softmax, logsumexp, softmax
 from csoftmax._loss import cross_entropy, cross_entropy_with_grad
 from csoftmax._runtime import get_include, runtime_info, show_runtime
+
+_threadpoolctl.watch()
 
 __all__ = [
     "cross_entropy",

@@ -1,6 +1,7 @@
 """The softmax family for C, C++ and Cython: pointers and strides to a job, run at once by the thread that calls.
 
-csoftmax.h says what the functions do. They take no lock and set no Python error. Scratch is on the stack wherever
+csoftmax.h says what the functions do. They take no lock and set no Python error, and work in the default floating-point
+mode whatever the caller's is. Scratch is on the stack wherever
 it fits; which way a row takes changes none of its bits.
 """
 
@@ -17,6 +18,10 @@ from csoftmax._job cimport (
     SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch, is_extreme, needs_doubles,
 )
 from csoftmax._walk cimport find_walk, item_size
+
+cdef extern from "csoftmax/_float_mode.h" nogil:
+    unsigned long long enter_mode "csm_enter_mode"() noexcept
+    void leave_mode "csm_leave_mode"(unsigned long long) noexcept
 
 cdef extern from "csoftmax/_storage.h":
     enum:
@@ -73,28 +78,36 @@ cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
                  double temperature) noexcept nogil:
     cdef Job job
     cdef double nothing = -INFINITY
+    cdef unsigned long long caller_mode = enter_mode()
     cdef int status = begin(&job, operation, rows, n, temperature)
     if status != CSM_OK:
+        leave_mode(caller_mode)
         return status
     set_operand(&job.x, storage, x, x_row, x_step)
     if n == 0 and operation == LOGSUMEXP:
         set_operand(&job.x, CSM_F64, &nothing, 0, 1)
         job.n = job.axis_shape[0] = 1
     set_operand(&job.y, storage, y, y_row, y_step)
-    return run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
+    status = run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
+    leave_mode(caller_mode)
+    return status
 
 
 cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *dy, Py_ssize_t dy_row,
                   Py_ssize_t dy_step, const void *y, Py_ssize_t y_row, Py_ssize_t y_step, void *dx,
                   Py_ssize_t dx_row, Py_ssize_t dx_step, double temperature) noexcept nogil:
     cdef Job job
+    cdef unsigned long long caller_mode = enter_mode()
     cdef int status = begin(&job, operation, rows, n, temperature)
     if status != CSM_OK:
+        leave_mode(caller_mode)
         return status
     set_operand(&job.x, storage, dy, dy_row, dy_step)
     set_operand(&job.p, storage, y, y_row, y_step)
     set_operand(&job.y, storage, dx, dx_row, dx_step)
-    return run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
+    status = run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
+    leave_mode(caller_mode)
+    return status
 
 
 cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
@@ -104,6 +117,7 @@ cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
     cdef Job job
     cdef Py_ssize_t i
     cdef int64_t index
+    cdef unsigned long long caller_mode
     cdef int status = begin(&job, operation, rows, n, 1)
     if status != CSM_OK:
         return status
@@ -122,7 +136,10 @@ cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
     job.loss.ignore_index = ignore_index
     job.loss.indices = True
     job.loss.scale = scale
-    return run(&job, storage == CSM_F64)
+    caller_mode = enter_mode()
+    status = run(&job, storage == CSM_F64)
+    leave_mode(caller_mode)
+    return status
 
 
 # ------------------------------------------------------------------------------------------------- its run

@@ -10,4 +10,8 @@ cdef bint run_lone(int operation, const void *x, const void *p, void *y, Py_ssiz
                    bint wide) noexcept
 
 # Threads a large job may use.
-cdef int effective_threads() noexcept nogil
+cdef int effective_threads() noexcept
+
+# Sets the processor's default floating-point mode. The caller's is put back when the object returned is forgotten;
+# None if there is nothing to put back.
+cdef object default_mode()

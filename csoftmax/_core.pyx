@@ -1,66 +1,121 @@
-"""Threads above the kernels: releases the GIL, splits a job's units over a team, hands out scratch.
+"""Above the kernels: releases the GIL, shares a job's units out to the pool's threads, hands out scratch.
 
 A unit is a row, or a tile of columns; a long row is split by its blocks, which its length alone fixes. Who works
 on a unit changes none of its bits. Work goes out in waves, so that Ctrl-C is heard between two of them.
 """
 
-import math
 import os
 from contextlib import contextmanager
 
 cimport cython
+from cpython.contextvars cimport PyContextVar_New, get_value
 from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from csoftmax import _cpus
+
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, ROWS, SOFTMAX, STATS, Job, Kernels, blocks_scratch, is_extreme, loss_chunk,
+    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, OPERATIONS,
+    ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, Job, Kernels, blocks_scratch, is_extreme, loss_chunk,
 )
-
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define CSM_OPENMP _OPENMP
-    #else
-    #define CSM_OPENMP 0
-    #define omp_get_max_threads() 1
-    #endif
-    """
-    const int CSM_OPENMP
-    int omp_get_max_threads() noexcept nogil
 
 cdef extern from "csoftmax/_storage.h":
     enum:
         CSM_F32, CSM_F64
 
+cdef extern from "csoftmax/_pool.h" nogil:
+    void watch_forks "csm_pool_watch_forks"() noexcept
+    void share_out "csm_pool_run"(void (*run)(void *, Py_ssize_t, int) noexcept nogil, void *, Py_ssize_t chunks,
+                                  int threads) noexcept
+    int useful_threads "csm_pool_useful"(int threads, double ns) noexcept
+    int count_workers "csm_pool_workers"() noexcept
+
+cdef extern from "csoftmax/_float_mode.h" nogil:
+    unsigned long long CSM_DEFAULT_MODE
+    unsigned long long enter_mode "csm_enter_mode"() noexcept
+    void leave_mode "csm_leave_mode"(unsigned long long) noexcept
+
+# What threadpoolctl finds in this module; csoftmax/_threadpoolctl.py says how.
+cdef extern from *:
+    """
+    #if defined(_WIN32)
+    #define CSM_EXPORT __declspec(dllexport)
+    #else
+    #define CSM_EXPORT __attribute__((visibility("default")))
+    #endif
+    static int csm_default_threads = 1;    /* of the process, as set_num_threads or the environment has it */
+    static int csm_limit = 0;              /* what threadpoolctl has set since, or 0 */
+    CSM_EXPORT int csoftmax_get_num_threads(void) { return csm_limit ? csm_limit : csm_default_threads; }
+    CSM_EXPORT void csoftmax_set_num_threads(int n) {
+        csm_limit = n == csm_default_threads ? 0 : n < 1 ? 1 : n;
+    }
+    """
+    int default_threads "csm_default_threads"
+    int limit "csm_limit"
+    int process_threads "csoftmax_get_num_threads"() noexcept nogil
+
 cdef enum:
     SMALL_SCRATCH = 16384
     GIL_ELEMENTS = 4096           # calls below this keep the GIL: letting go would cost more than the work
-    THREAD_ELEMENTS = 32768       # elements that are worth a thread of their own
+    SPLIT_ROW = 65536             # rows from here are worked on by blocks where there are fewer than threads
+    LONG_ROW = 262144             # rows from here always are
     WAVE_ELEMENTS = 33554432      # elements of a wave, a thread
-    LONG_ROW = 262144             # rows from here are worked on by blocks
-    MOST_COUNT = 65536            # threads that may be asked for; ...
-    MOST_THREADS = 512            # of a team: the OpenMP run time ends the process if it cannot start one
+    BLOCKS = 32                   # of a long row, in a chunk
+    SHARES = 4                    # chunks a thread at least, so that who is late or slow holds up none
+    CHUNK_NS = 50000              # time that a chunk may take if it can be smaller
+    ALIGNED_UNITS = 16            # units of larger chunks come in multiples of this
+    MOST_COUNT = 65536            # threads that may be asked for
 
-cdef int wanted_threads = 1
-cdef bint wanted_by_user = False
-cdef int initial_limit = omp_get_max_threads()
-cdef bint forked = False
+cdef extern from "csoftmax/_float_mode.h":
+    pass
 
 
-cdef int effective_threads() noexcept nogil:
-    # OpenMP's own limit (threadpoolctl, omp_set_num_threads) is obeyed; but where it is the one of import, it cannot
-    # be told from none, and a count that the user asked for goes first
-    cdef int limit = omp_get_max_threads()
-    if forked or not CSM_OPENMP:
-        return 1
-    if limit > wanted_threads or (wanted_by_user and limit == initial_limit):
-        limit = wanted_threads
-    return limit if limit < MOST_THREADS else MOST_THREADS
+# ------------------------------------------------------------------------------------------------ how long
+
+# ns an element on one thread with vectors of 16 lanes, of contiguous reals in the cache
+cdef double[<int> OPERATIONS] ELEMENT_NS
+ELEMENT_NS[<int> SOFTMAX] = 0.24
+ELEMENT_NS[<int> LOG_SOFTMAX] = 0.24
+ELEMENT_NS[<int> LOGSUMEXP] = 0.2
+ELEMENT_NS[<int> SOFTMAX_GRAD] = 0.16
+ELEMENT_NS[<int> LOG_SOFTMAX_VJP] = 0.24
+ELEMENT_NS[<int> LOG_SOFTMAX_JVP] = 0.24
+ELEMENT_NS[<int> CROSS_ENTROPY] = 0.2
+ELEMENT_NS[<int> CROSS_ENTROPY_GRAD] = 0.28
+cdef double ROW_NS = 10           # and a row
+cdef double STAGED = 2            # times as long if it must be gathered
+
+
+cdef double time_of(const Job *job, const Kernels *kernels) noexcept nogil:
+    """Nanoseconds that one thread takes for the job, to a factor of two."""
+    cdef double element = ELEMENT_NS[job.operation] * 16 / kernels.lanes
+    if not job.direct:
+        element *= STAGED
+    return job.rows * (job.n * element + (ROW_NS if job.walk == ROWS else 0))
+
+
+# ------------------------------------------------------------------------------------------------- its run
+
+cdef class Mode:
+    """Puts a floating-point mode back when it is forgotten."""
+    cdef unsigned long long mode
+
+    def __dealloc__(self):
+        leave_mode(self.mode)
+
+
+cdef object default_mode():
+    """Sets the default floating-point mode: until what is returned is forgotten, if the caller had another."""
+    cdef unsigned long long mode = enter_mode()
+    cdef Mode caller
+    if mode == CSM_DEFAULT_MODE:
+        return None
+    caller = Mode.__new__(Mode)
+    caller.mode = mode
+    return caller
 
 
 cdef char *aligned(char *p) noexcept nogil:
@@ -70,169 +125,187 @@ cdef char *aligned(char *p) noexcept nogil:
 cdef int run(const Job *job, bint wide) except -1:
     cdef const Kernels *kernels = kernels_for(wide)
     cdef char small[SMALL_SCRATCH]
-    cdef Py_ssize_t size, elements = job.rows * job.n
-    cdef int threads = 1
+    cdef Py_ssize_t size
+    cdef int threads
+    cdef double ns
+    cdef unsigned long long mode
     if job.units == 0:
         return 0
+    mode = enter_mode()
     size = (kernels.scratch_bytes(job) + 127) // 64 * 64
-    if elements < GIL_ELEMENTS and size < SMALL_SCRATCH - 64:
+    if job.rows * job.n < GIL_ELEMENTS and size < SMALL_SCRATCH - 64:
         kernels.run(job, 0, job.units, aligned(small))
+        leave_mode(mode)
         return 0
-    if elements >= 2 * THREAD_ELEMENTS:
-        threads = effective_threads()
-        if threads > elements // THREAD_ELEMENTS:
-            threads = <int> (elements // THREAD_ELEMENTS)
-    if by_blocks(job, threads):
-        return run_by_blocks(job, kernels, threads)
-    return run_units(job, kernels, size, threads)
+    try:
+        ns = time_of(job, kernels)
+        threads = useful_threads(effective_threads(), ns)
+        if by_blocks(job, threads):
+            return run_by_blocks(job, kernels, threads)
+        return run_units(job, kernels, size, threads, ns)
+    finally:
+        leave_mode(mode)
 
 
 cdef bint run_lone(int operation, const void *x, const void *p, void *y, Py_ssize_t n, double temperature,
                    bint wide) noexcept:
-    return kernels_for(wide).lone(operation, x, p, y, n, temperature)
+    cdef unsigned long long mode = enter_mode()
+    cdef bint done = kernels_for(wide).lone(operation, x, p, y, n, temperature)
+    leave_mode(mode)
+    return done
+
+
+cdef bint is_loss(const Job *job) noexcept nogil:
+    return job.operation == CROSS_ENTROPY or job.operation == CROSS_ENTROPY_GRAD
 
 
 cdef bint by_blocks(const Job *job, int threads) noexcept:
     if (job.walk != ROWS or job.mask.data != NULL or job.exact or is_extreme(job.operation, job.temperature)
-            or job.operation in (CROSS_ENTROPY, CROSS_ENTROPY_GRAD)):
+            or is_loss(job)):
         return False
-    return job.n >= LONG_ROW or (job.rows < threads and job.n >= 2 * THREAD_ELEMENTS)
+    return job.n >= LONG_ROW or (job.rows < threads and job.n >= SPLIT_ROW)
 
 
-cdef int run_units(const Job *job, const Kernels *kernels, Py_ssize_t size, int threads) except -1:
-    # each thread takes whole chunks; a loss needs chunks that no thread count can move
-    cdef Py_ssize_t unit_elements = (job.n * job.rows) // job.units + 1
-    cdef Py_ssize_t chunk = 1, chunks, wave, first, last, i
-    cdef char *scratch
+cdef struct Share:
+    # what the threads of a call have in common; of one wave
+    const Job *job
+    const Kernels *kernels
+    char *scratch                 # `size` bytes a thread
+    Py_ssize_t size
+    Py_ssize_t first              # chunk of the wave
+    Py_ssize_t chunk              # units in a chunk
+    Py_ssize_t row                # of those below: a long row by its blocks, of which a chunk has BLOCKS
+    Py_ssize_t blocks
+    double *stats
+    bint second                   # pass
+
+
+cdef char *scratch_for(Py_ssize_t size, int *threads) except NULL:
+    """Memory for so many threads, or for fewer if there is not so much."""
     cdef char *memory
-    if threads > job.units:
-        threads = <int> job.units
-    if job.operation in (CROSS_ENTROPY, CROSS_ENTROPY_GRAD) and job.walk == ROWS:
-        chunk = loss_chunk(job.n)
-    else:
-        chunk = (job.units + threads * 4 - 1) // (threads * 4) if threads > 1 else job.units
-        if chunk * unit_elements > WAVE_ELEMENTS:
-            chunk = WAVE_ELEMENTS // unit_elements + 1
-    chunks = (job.units + chunk - 1) // chunk
-    if threads > chunks:
-        threads = <int> chunks
-    wave = threads * (WAVE_ELEMENTS // (chunk * unit_elements) + 1)
-    memory = <char *> malloc(size * threads + 64)
-    if memory == NULL:
-        raise MemoryError(f"no memory for {size * threads} bytes of scratch")
-    scratch = aligned(memory)
+    while True:
+        memory = <char *> malloc(size * threads[0] + 64)
+        if memory != NULL:
+            return memory
+        if threads[0] == 1:
+            raise MemoryError(f"no memory for {size} bytes of scratch")
+        threads[0] = threads[0] // 2
+
+
+cdef Py_ssize_t units_of_chunk(const Job *job, int threads, double ns) noexcept nogil:
+    """So many units that every thread gets several chunks, none of which takes long. A loss is summed by chunks whose
+    size no thread count may move: it gets whole ones of those.
+    """
+    cdef Py_ssize_t least = loss_chunk(job.n) if is_loss(job) and job.walk == ROWS else 1, units = job.units, longest
+    cdef Py_ssize_t unit_elements = (job.n * job.rows) // job.units + 1
+    if threads > 1:
+        units = (job.units + threads * SHARES - 1) // (threads * SHARES)
+        longest = <Py_ssize_t> (CHUNK_NS * job.units / ns) + 1
+        # the pool counts chunks in 31 bits
+        units = max(min(units, longest), job.units >> 30)
+        if units > ALIGNED_UNITS:
+            units = units // ALIGNED_UNITS * ALIGNED_UNITS
+    if units * unit_elements > WAVE_ELEMENTS:
+        units = WAVE_ELEMENTS // unit_elements + 1
+    return max(least, units // least * least)
+
+
+cdef int run_units(const Job *job, const Kernels *kernels, Py_ssize_t size, int threads, double ns) except -1:
+    cdef Share share
+    cdef char *memory
+    threads = <int> min(threads, job.units)
+    memory = scratch_for(size, &threads)
+    share.job = job
+    share.kernels = kernels
+    share.scratch = aligned(memory)
+    share.size = size
+    share.chunk = units_of_chunk(job, threads, ns)
     try:
-        first = 0
-        while first < chunks:
-            last = first + wave if first + wave < chunks else chunks
-            with nogil:
-                if threads == 1:
-                    for i in range(first, last):
-                        kernels.run(job, i * chunk, min_units(job, (i + 1) * chunk), scratch)
-                else:
-                    for i in prange(first, last, num_threads=threads, schedule="dynamic", chunksize=1):
-                        kernels.run(job, i * chunk, min_units(job, (i + 1) * chunk), scratch + threadid() * size)
-            first = last
-            if first < chunks:
-                PyErr_CheckSignals()
+        run_waves(&share, one_chunk, (job.units + share.chunk - 1) // share.chunk, threads,
+                  WAVE_ELEMENTS // (share.chunk * ((job.n * job.rows) // job.units + 1)) + 1)
     finally:
         free(memory)
     return 0
 
 
-cdef inline Py_ssize_t min_units(const Job *job, Py_ssize_t end) noexcept nogil:
-    return end if end < job.units else job.units
+cdef int run_waves(Share *share, void (*work)(void *, Py_ssize_t, int) noexcept nogil, Py_ssize_t chunks, int threads,
+                   Py_ssize_t wave) except -1:
+    """All chunks, so many a thread at a time; between two waves Ctrl-C is heard."""
+    cdef Py_ssize_t count
+    share.first = 0
+    while share.first < chunks:
+        count = min(threads * wave, chunks - share.first)
+        with nogil:
+            share_out(work, share, count, threads)
+        share.first += count
+        if share.first < chunks:
+            PyErr_CheckSignals()
+    return 0
+
+
+cdef void one_chunk(void *work, Py_ssize_t i, int slot) noexcept nogil:
+    cdef const Share *share = <const Share *> work
+    cdef Py_ssize_t begin = (share.first + i) * share.chunk
+    share.kernels.run(share.job, begin, min(begin + share.chunk, share.job.units), share.scratch + slot * share.size)
 
 
 cdef int run_by_blocks(const Job *job, const Kernels *kernels, int threads) except -1:
     # two passes over the blocks of each row, with the statistics of all its blocks joined between them
-    cdef Py_ssize_t blocks = (job.n + kernels.block - 1) // kernels.block, row
-    cdef Py_ssize_t size = blocks_scratch(kernels)
-    cdef double *stats = <double *> malloc(blocks * STATS * sizeof(double))
-    cdef char *memory = <char *> malloc(size * threads + 64)
-    cdef char *scratch = aligned(memory)
+    cdef Share share
+    cdef Py_ssize_t chunks, wave = WAVE_ELEMENTS // (BLOCKS * kernels.block)
+    cdef char *memory = NULL
+    share.job = job
+    share.kernels = kernels
+    share.size = blocks_scratch(kernels)
+    share.blocks = (job.n + kernels.block - 1) // kernels.block
+    share.stats = <double *> malloc(share.blocks * STATS * sizeof(double))
     try:
-        if stats == NULL or memory == NULL:
-            raise MemoryError(f"no memory for the {blocks * STATS * sizeof(double)} bytes of a long row's statistics")
-        for row in range(job.rows):
-            pass_over_blocks(job, kernels, row, blocks, stats, scratch, size, threads, False)
+        if share.stats == NULL:
+            raise MemoryError(f"no memory for the {share.blocks * STATS * sizeof(double)} bytes of a long row's "
+                              "statistics")
+        memory = scratch_for(share.size, &threads)
+        share.scratch = aligned(memory)
+        chunks = (share.blocks + BLOCKS - 1) // BLOCKS
+        for share.row in range(job.rows):
+            share.second = False
+            run_waves(&share, some_blocks, chunks, threads, wave)
             with nogil:
-                kernels.finish(job, row, stats)
-            pass_over_blocks(job, kernels, row, blocks, stats, scratch, size, threads, True)
+                kernels.finish(job, share.row, share.stats)
+            PyErr_CheckSignals()
+            share.second = True
+            run_waves(&share, some_blocks, chunks, threads, wave)
+            PyErr_CheckSignals()
     finally:
-        free(stats)
+        free(share.stats)
         free(memory)
     return 0
 
 
-cdef int pass_over_blocks(const Job *job, const Kernels *kernels, Py_ssize_t row, Py_ssize_t blocks, double *stats,
-                          char *scratch, Py_ssize_t size, int threads, bint second) except -1:
-    cdef Py_ssize_t chunk = 32, chunks = (blocks + 31) // 32
-    cdef Py_ssize_t wave = threads * (WAVE_ELEMENTS // (chunk * kernels.block)), first = 0, last, i
-    while first < chunks:
-        last = first + wave if first + wave < chunks else chunks
-        with nogil:
-            if threads == 1:
-                for i in range(first, last):
-                    one_pass(job, kernels, row, i * chunk, blocks, stats, scratch, second)
-            else:
-                for i in prange(first, last, num_threads=threads, schedule="dynamic", chunksize=1):
-                    one_pass(job, kernels, row, i * chunk, blocks, stats, scratch + threadid() * size, second)
-        first = last
-        PyErr_CheckSignals()
-    return 0
-
-
-cdef inline void one_pass(const Job *job, const Kernels *kernels, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t blocks,
-                          double *stats, char *scratch, bint second) noexcept nogil:
-    cdef Py_ssize_t end = begin + 32 if begin + 32 < blocks else blocks
-    if second:
-        kernels.write(job, row, begin, end, stats, scratch)
+cdef void some_blocks(void *work, Py_ssize_t i, int slot) noexcept nogil:
+    cdef const Share *share = <const Share *> work
+    cdef Py_ssize_t begin = (share.first + i) * BLOCKS, end = min(begin + BLOCKS, share.blocks)
+    cdef char *scratch = share.scratch + slot * share.size
+    if share.second:
+        share.kernels.write(share.job, share.row, begin, end, share.stats, scratch)
     else:
-        kernels.measure(job, row, begin, end, stats, scratch)
+        share.kernels.measure(share.job, share.row, begin, end, share.stats, scratch)
 
 
 # ---------------------------------------------------------------------------------------------- how many
 
-def quota_cpus():
-    """CPUs that this process's cgroup may use, rounded up; None without a quota."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as f:
-            quota, period = f.read().split()
-        return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass
-    try:
-        with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as f:
-            quota = int(f.read())
-        with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as f:
-            period = int(f.read())
-        return None if quota <= 0 else max(1, math.ceil(quota / period))
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
+cdef object of_context = PyContextVar_New("csoftmax.threads", NULL)
+cdef bint contexts_used = False   # threads() has been entered, ever: else nobody need look
+cdef str origin                   # where the process's number comes from
 
 
-def usable_cpus():
-    """CPUs this process may use: its affinity, within the cgroup's quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = quota_cpus()
-    return cpus if quota is None else min(cpus, quota)
-
-
-def default_threads():
-    """Thread count from the environment, else every CPU this process may use."""
-    for name in ("CSOFTMAX_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").split(",")[0].strip()
-        if text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MOST_COUNT:
-            return int(text)
-        if text and name == "CSOFTMAX_NUM_THREADS":
-            raise ImportError(f"CSOFTMAX_NUM_THREADS={text!r} is not an integer from 1 to {MOST_COUNT}")
-    return usable_cpus()
-
-
-def openmp_version():
-    """The OpenMP specification date (yyyymm) of the build, or 0 where it has no threads."""
-    return CSM_OPENMP
+cdef int effective_threads() noexcept:
+    cdef int n
+    if contexts_used:
+        asked = get_value(of_context, None)
+        if asked is not None:
+            n = asked
+            return limit if 0 < limit < min(n, default_threads) else n
+    return process_threads()
 
 
 def get_num_threads():
@@ -241,7 +314,7 @@ def get_num_threads():
     Returns
     -------
     int
-        The count set, or 1 in a forked child, where an OpenMP team could not start.
+        Of the innermost `threads` block that is open in this context, else of the process.
 
     Examples
     --------
@@ -249,14 +322,35 @@ def get_num_threads():
     >>> csoftmax.get_num_threads() >= 1
     True
     """
-    return 1 if forked or not CSM_OPENMP else wanted_threads
+    return effective_threads()
+
+
+def thread_origin():
+    """Where `get_num_threads` has its number from."""
+    if contexts_used and get_value(of_context, None) is not None and effective_threads() == get_value(of_context, None):
+        return "threads()"
+    return "threadpoolctl" if limit else origin
+
+
+def workers():
+    """How many threads this process has made so far, beside its own."""
+    return count_workers()
+
+
+cdef int as_count(object n) except -1:
+    if isinstance(n, bool) or not hasattr(type(n), "__index__") or getattr(n, "ndim", 0):
+        raise TypeError(f"the number of threads must be an integer, not {type(n).__name__}")
+    count = n.__index__()
+    if not 1 <= count <= MOST_COUNT:
+        given = count if abs(count) < 10**20 else "a number of more than 20 digits"
+        raise ValueError(f"the number of threads must be from 1 to {MOST_COUNT}, not {given}")
+    return count
 
 
 def set_num_threads(n):
     """Set the number of threads a large call may use, for the whole process.
 
-    A lower limit that is set on OpenMP afterwards, as by threadpoolctl, holds too, unless it is the one that OpenMP
-    had at import.
+    It counts from now on, also against a limit that threadpoolctl has set before, but not within a `threads` block.
 
     Parameters
     ----------
@@ -279,20 +373,18 @@ def set_num_threads(n):
     1
     >>> csoftmax.set_num_threads(before)
     """
-    global wanted_threads, wanted_by_user
-    if isinstance(n, bool) or not hasattr(type(n), "__index__") or getattr(n, "ndim", 0):
-        raise TypeError(f"the number of threads must be an integer, not {type(n).__name__}")
-    count = n.__index__()
-    if not 1 <= count <= MOST_COUNT:
-        given = count if abs(count) < 10**20 else "a number of more than 20 digits"
-        raise ValueError(f"the number of threads must be from 1 to {MOST_COUNT}, not {given}")
-    wanted_threads = count
-    wanted_by_user = True
+    global default_threads, limit, origin
+    default_threads = as_count(n)
+    limit = 0
+    origin = "set_num_threads"
 
 
 @contextmanager
 def threads(n):
     """Use `n` threads within a ``with`` block.
+
+    The number is of the calling context, a `contextvars.Context`: of this Python thread and, under asyncio, of this
+    task and those that it starts. Other threads do not see it.
 
     Parameters
     ----------
@@ -306,25 +398,20 @@ def threads(n):
     ...     csoftmax.get_num_threads()
     1
     """
-    global wanted_threads, wanted_by_user
-    before = wanted_threads, wanted_by_user
-    set_num_threads(n)
+    global contexts_used
+    token = of_context.set(as_count(n))
+    contexts_used = True
     try:
         yield
     finally:
-        wanted_threads, wanted_by_user = before
+        try:
+            of_context.reset(token)
+        except ValueError:
+            pass  # closed in another context than it was opened in, where it was never set
 
 
-def after_fork_in_child():
-    """The pool of OpenMP's threads does not survive a fork: a team started in the child would wait for ever."""
-    global forked
-    forked = True
-
-
-wanted_threads = default_threads()
-wanted_by_user = bool(os.environ.get("CSOFTMAX_NUM_THREADS", "").strip())
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=after_fork_in_child)
+watch_forks()
+default_threads, origin = _cpus.default_threads(MOST_COUNT)
 
 
 # -------------------------------------------------------------------------------------------------- buffers

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from csoftmax import _core, _dispatch
+from csoftmax import _core, _cpus, _dispatch
 
 
 def _version() -> str:
@@ -27,9 +27,15 @@ def runtime_info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``compiler``, ``compile_flags``, ``isa`` (levels ``built``, ``supported`` by build and CPU,
-        and the ``active`` one), ``threads`` (``active``, ``cpus`` this process may use, ``openmp``: date of the
-        specification, 0 for none), ``environment`` (the variables that are set), ``python``, ``numpy`` and
-        ``platform``. Only plain values, fit for JSON.
+        and the ``active`` one), ``threads`` (the ``active`` number, its ``origin``, ``cpus`` this process may use, the
+        ``quota`` in CPUs of the cgroups it is in or None, ``workers`` made so far), ``environment`` (the variables
+        that are set), ``python``, ``numpy`` and ``platform``. Only plain values, fit for JSON.
+
+    Notes
+    -----
+    The origin of the number of threads is one of ``"threads()"``, ``"set_num_threads"``, ``"threadpoolctl"``,
+    ``"CSOFTMAX_NUM_THREADS"``, ``"OMP_NUM_THREADS"``, ``"OMP_THREAD_LIMIT"``, ``"cgroup quota"``, ``"affinity"`` and
+    ``"CPUs"``, the last meaning all of the machine's.
 
     Examples
     --------
@@ -38,7 +44,7 @@ def runtime_info() -> dict[str, Any]:
     True
     """
     compiler, flags = _dispatch.compiler()
-    names = ("CSOFTMAX_ISA", "CSOFTMAX_NUM_THREADS", "CSOFTMAX_STREAM_BYTES", "OMP_NUM_THREADS")
+    names = ("CSOFTMAX_ISA", "CSOFTMAX_NUM_THREADS", "CSOFTMAX_STREAM_BYTES", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
     return {
         "version": _version(),
         "compiler": compiler,
@@ -50,8 +56,10 @@ def runtime_info() -> dict[str, Any]:
         },
         "threads": {
             "active": _core.get_num_threads(),
-            "cpus": _core.usable_cpus(),
-            "openmp": _core.openmp_version(),
+            "origin": _core.thread_origin(),
+            "cpus": _cpus.usable_cpus()[0],
+            "quota": _cpus.quota(),
+            "workers": _core.workers(),
         },
         "environment": {name: os.environ[name] for name in names if name in os.environ},
         "python": platform.python_version(),
@@ -87,8 +95,7 @@ def show_runtime(file: TextIO | None = None) -> None:
         "isa active": isa["active"],
         "isa supported": ", ".join(isa["supported"]),
         "isa built": ", ".join(isa["built"]),
-        "threads": f"{threads['active']} of {threads['cpus']} CPUs"
-        + (f" (OpenMP {threads['openmp']})" if threads["openmp"] else " (built without OpenMP: one thread)"),
+        "threads": f"{threads['active']} of {threads['cpus']} CPUs (from {threads['origin']})",
         "environment": " ".join(f"{k}={v}" for k, v in info["environment"].items()) or "nothing set",
     }
     for name, value in lines.items():
