@@ -44,10 +44,7 @@ wheels:  ## build, repair and test a wheel for each of PYTHONS
 coverage:  ## coverage of Python and Cython lines, in a build of its own
 	tools/in_a_copy.sh tools/coverage.sh
 
-serial:  ## the core without OpenMP, in a build of its own: one thread, and says so
-	tools/in_a_copy.sh tools/serial.sh
-
 trust:  ## every hazard that docs/reliability.md tells of, in its short form; it writes that page and docs/accuracy.md
 	$(PYTHON) tools/trust.py
 
-slow: types lint docs wheels coverage serial  ## all of the above that takes minutes
+slow: types lint docs wheels coverage  ## all of the above that takes minutes

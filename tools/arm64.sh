@@ -6,7 +6,7 @@ set -euo pipefail
 mkdir -p "$1/debs" "$1/wheels" "$1/site"
 cd "$1"
 packages=(python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libpython3.11-dev libc6 libexpat1 zlib1g
-    libssl3 libffi8 libgcc-s1 libgomp1 libstdc++6 libbz2-1.0 liblzma5 libsqlite3-0 libuuid1 libcrypt1)
+    libssl3 libffi8 libgcc-s1 libstdc++6 libbz2-1.0 liblzma5 libsqlite3-0 libuuid1 libcrypt1)
 (cd debs && apt-get download "${packages[@]/%/:arm64}")
 for package in debs/*.deb; do dpkg-deb -x "$package" .; done
 python3 -m pip download -q -d wheels --only-binary=:all: --python-version 3.11 --implementation cp \

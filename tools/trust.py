@@ -114,9 +114,28 @@ def batch(scale):
     return pytest("tests/trust/test_batch.py", f"--scale={scale}")
 
 
-@step("Forks, 64 threads, arrays that change during the call, other OpenMP run times")
+@step("Forks, 64 threads, arrays that change during the call, cgroups, beside OpenMP run times")
 def concurrency(scale):
     return pytest("tests/trust/test_concurrency.py", f"--scale={scale}", "-m", "peers or not peers")
+
+
+@step("The pool of threads under ThreadSanitizer and helgrind, with its own waiting and with the portable one")
+def threads(scale):
+    need("gcc", "valgrind")
+    calls = 20000 if scale == "nightly" else 2000
+    locked = '-DCSM_POOL_ATOMICS="../tests/trust/locked_atomics.h"'
+    races = {"TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"}
+    figures = collections.Counter()
+    for tool, flags, before, callers, count, each, environment in (
+        ("ThreadSanitizer", ["-fsanitize=thread"], [], 8, calls, 20, races),
+        ("ThreadSanitizer", ["-fsanitize=thread", locked], [], 8, calls, 20, races),
+        ("helgrind", [locked], ["valgrind", "-q", "--tool=helgrind", "--error-exitcode=3"], 4, calls // 4, 0, {}),
+    ):
+        program = WORK / "pool_stress"
+        sources = ["tests/trust/pool_stress.c", "csoftmax/_pool.c"]
+        run(["gcc", "-O1", "-g", "-Wall", "-Wextra", "-Icsoftmax/include", *flags, *sources, "-o", program, "-pthread"])
+        figures[f"calls under {tool}"] += int(run([*before, program, callers, count, each], **environment))
+    return figures
 
 
 @step("Guard pages directly before and behind every argument, widths 1 to 300")
@@ -169,7 +188,7 @@ def valgrind(scale):
         ],
         PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         PYTHONMALLOC="malloc",
-        OMP_NUM_THREADS="1",
+        CSOFTMAX_NUM_THREADS="1",
     )
     errors = [block for block in log.read_text().split("\n==") if "/csoftmax/" in block and " at 0x" in block]
     if errors:
@@ -187,9 +206,9 @@ def fuzz(scale):
     return pytest("tests/trust/test_fuzz.py", f"--scale={scale}")
 
 
-@step("The baseline level alone, without OpenMP")
+@step("The baseline level alone")
 def baseline(scale):
-    folder = build("baseline", CSOFTMAX_BUILD_ISA="baseline", CSOFTMAX_OPENMP="0")
+    folder = build("baseline", CSOFTMAX_BUILD_ISA="baseline")
     return pytest(*core_tests(folder), cwd=folder)
 
 
@@ -231,7 +250,6 @@ def neon(scale):
         PYTHONPATH=str(root / "site"),
         CC=f"aarch64-linux-gnu-gcc {headers}",
         LDSHARED="aarch64-linux-gnu-gcc -shared",
-        CSOFTMAX_OPENMP="0",
     )
     # on arm64 the baseline is the same code, and long double is emulated twice over
     suite = ["-k", "not baseline", *core_tests(folder)[:4]]

@@ -1,12 +1,14 @@
-"""Forked children, many Python threads, arrays that change during the call, other libraries' threads.
+"""Forked children, many Python threads, arrays that change during the call, cgroups, other libraries' threads.
 
 What may hang or crash runs in a process of its own, under a time limit.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import csoftmax
 
 FORKS = {"quick": 5, "short": 100, "nightly": 1000}
+BUSY_FORKS = {"quick": 5, "short": 300, "nightly": 10000}     # while other threads compute
 ROUNDS = {"quick": 3, "short": 20, "nightly": 200}
 SETUP = """
 import multiprocessing, os, sys, threading, warnings
@@ -26,6 +29,10 @@ x = np.random.default_rng(0).standard_normal((300, 500))
 want = csoftmax.softmax(x)
 def right():
     return np.array_equal(csoftmax.softmax(x), want)
+def workers():
+    return csoftmax.runtime_info()["threads"]["workers"]
+def right_with_threads():
+    return workers() == 0 and csoftmax.get_num_threads() == 2 and right() and workers() == 1
 def in_child(work):
     child = os.fork()
     if child == 0:
@@ -51,7 +58,7 @@ def run(code, rounds=1, timeout=300, **environment):
 
 
 def test_child_after_a_parallel_call(scale, tally):
-    run("for _ in range(rounds): assert in_child(right) and right()", FORKS[scale])
+    run("for _ in range(rounds): assert in_child(right_with_threads) and right()", FORKS[scale])
     tally({"forks": FORKS[scale]})
 
 
@@ -60,23 +67,23 @@ def test_grandchild():
 
 
 def test_child_of_a_fork_during_a_parallel_call_of_another_thread(scale, tally):
-    """As a web server that forks workers while it serves."""
+    """As a web server that forks workers while it serves. A child has threads of its own; none hangs."""
     code = """
 stop = threading.Event()
 def busy():
     while not stop.is_set():
         assert right()
-workers = [threading.Thread(target=busy) for _ in range(3)]
-for w in workers: w.start()
+callers = [threading.Thread(target=busy) for _ in range(3)]
+for caller in callers: caller.start()
 try:
-    for _ in range(rounds): assert in_child(right)
+    for _ in range(rounds): assert in_child(right_with_threads)
 finally:
     stop.set()
-    for w in workers: w.join()
+    for caller in callers: caller.join()
 assert right()
 """
-    run(code, FORKS[scale])
-    tally({"forks": FORKS[scale]})
+    run(code, BUSY_FORKS[scale], timeout=1800)
+    tally({"forks": BUSY_FORKS[scale]})
 
 
 def test_multiprocessing_pool_of_forked_workers(scale, tally):
@@ -155,13 +162,13 @@ def test_64_threads_on_one_array_and_on_their_own(threads, scale, tally):
         want_own = [csoftmax.log_softmax(x, 0) for x in own]
 
     def work(i):
-        for _ in range(ROUNDS[scale]):
-            assert np.array_equal(csoftmax.softmax(shared), want_shared)
-            assert np.array_equal(csoftmax.log_softmax(own[i], 0), want_own[i])
-            assert csoftmax.cross_entropy(shared, target) == want_loss
+        with csoftmax.threads(threads):
+            for _ in range(ROUNDS[scale]):
+                assert np.array_equal(csoftmax.softmax(shared), want_shared)
+                assert np.array_equal(csoftmax.log_softmax(own[i], 0), want_own[i])
+                assert csoftmax.cross_entropy(shared, target) == want_loss
 
-    with csoftmax.threads(threads):
-        in_threads(64, work)
+    in_threads(64, work)
     tally({"calls in 64 threads": 64 * 3 * ROUNDS[scale]})
 
 
@@ -229,32 +236,85 @@ def test_arrays_that_change_during_the_call_never_crash_it(scale, tally):
     tally({"calls on changing arrays": 8 * rounds})
 
 
-# ------------------------------------------------------------------------------------- other run times
+# ------------------------------------------------------------------------------------------------ cgroups
 
-
-def test_threadpoolctl_limits_are_obeyed():
-    """Counted in the process's tasks: OpenMP starts a thread the first time that it needs it.
-
-    It starts from 4, since a limit that is the number OpenMP started with cannot be told from none.
-    """
-    code = """
-import threadpoolctl
-tasks = lambda: len(os.listdir("/proc/self/task"))
-csoftmax.set_num_threads(6)
-y = np.zeros((1000, 1000))
-csoftmax.softmax(y)
-start = tasks()
-csoftmax.set_num_threads(9)
-with threadpoolctl.threadpool_limits(1, user_api="openmp"):
-    csoftmax.softmax(y)
-assert tasks() == start, (tasks(), start)
-with threadpoolctl.threadpool_limits(3, user_api="openmp"):
-    csoftmax.softmax(y)
-assert tasks() <= start, (tasks(), start)
-csoftmax.softmax(y)
-assert tasks() == start + 3, (tasks(), start)
+# of each kind: where its hierarchy is, as a rule, what is written into a new group, and what is then to be seen
+CGROUPS = {
+    "quota of the first version": (
+        ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"],
+        {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"},
+        "assert (csoftmax.get_num_threads(), info()['origin'], info()['quota']) == (1, 'cgroup quota', 1), info()",
+    ),
+    "quota of the second version": (
+        ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"],
+        {"cpu.max": "100000 100000"},
+        "assert (csoftmax.get_num_threads(), info()['origin'], info()['quota']) == (1, 'cgroup quota', 1), info()",
+    ),
+    "limit on processes": (
+        ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"],
+        {"pids.max": "1"},
+        "csoftmax.set_num_threads(4); assert right() and right() and info()['workers'] == 0, info()",
+    ),
+}
+IN_GROUP = """
+import os, pathlib, sys
+pathlib.Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import numpy as np
+import csoftmax
+x = np.random.default_rng(0).standard_normal((300, 500))
+with csoftmax.threads(1): want = csoftmax.softmax(x)
+def right(): return np.array_equal(csoftmax.softmax(x), want)
+def info(): return csoftmax.runtime_info()["threads"]
 """
-    run(code, OMP_NUM_THREADS="4")
+
+
+def new_group(roots, files):
+    """A group with another in it, below the first of the roots where the system allows it; else None."""
+    for root in roots:
+        outer = Path(root, f"csoftmax-{os.getpid()}")
+        if not Path(root, "cgroup.procs").exists():
+            continue  # no hierarchy at all
+        try:
+            (outer / "inner").mkdir(parents=True)
+            for name, text in files.items():
+                with open(outer / name, "r+") as file:
+                    file.write(text)
+            return outer
+        except OSError:
+            remove_group(outer)
+    return None
+
+
+def remove_group(outer):
+    for group in (outer / "inner", outer):
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+@pytest.mark.parametrize("kind", CGROUPS)
+def test_limits_of_a_cgroup_that_ours_lies_in(kind, tally):
+    """Where the system lets this process make one; tests/test_threads.py has all kinds, as files."""
+    roots, files, code = CGROUPS[kind]
+    group = new_group(roots, files)
+    tally({"cgroups made": int(group is not None)})
+    if group is None:
+        return
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CSOFTMAX_", "OMP_"))}
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", IN_GROUP + code, str(group / "inner")],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=environment,
+        )
+    finally:
+        remove_group(group)
+    assert result.returncode == 0, result.stderr
+
+
+# ------------------------------------------------------------------------------------- other run times
 
 
 BESIDE = {
@@ -262,6 +322,18 @@ BESIDE = {
 from sklearn.cluster import KMeans
 def other():
     return KMeans(3, n_init=1, random_state=0).fit(x).inertia_
+""",
+    "onnxruntime": """
+import onnx, onnxruntime
+helper = onnx.helper
+value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [300, 500]) for name in "ab"]
+graph = helper.make_graph([helper.make_node("Softmax", ["a"], ["b"])], "g", value[:1], value[1:])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 2
+session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+def other():
+    return float(session.run(None, {"a": x.astype("f4")})[0].sum())
 """,
     "torch": """
 import torch
@@ -274,8 +346,10 @@ def other():
 
 
 @pytest.mark.parametrize("first", ["csoftmax", "other"])
-@pytest.mark.parametrize("library", ["sklearn", pytest.param("torch", marks=pytest.mark.peers)])
-def test_beside_another_openmp_run_time(library, first, scale, tally):
+@pytest.mark.parametrize(
+    "library", ["sklearn", *(pytest.param(name, marks=pytest.mark.peers) for name in ("torch", "onnxruntime"))]
+)
+def test_beside_the_threads_of_another_library(library, first, scale, tally):
     """Parallel calls of both in turns, at once from two threads, and in forked children of csoftmax's."""
     order = "right(); other()" if first == "csoftmax" else "other(); right()"
     code = f"""{BESIDE[library]}
@@ -290,7 +364,7 @@ worker.join()
 assert in_child(right) and right()
 """
     run(code, ROUNDS[scale])
-    tally({"rounds beside other OpenMP run times": ROUNDS[scale]})
+    tally({"rounds beside other libraries' threads": ROUNDS[scale]})
 
 
 def test_modules_claim_free_threading_only_where_it_was_run():
