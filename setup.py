@@ -88,10 +88,10 @@ def extensions():
 
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
     yield extension("_core", ["csoftmax/_core.pyx", "csoftmax/_pool.c"])
-    for name in ("_dispatch", "_walk", "_plan", "_capi"):
+    for name in ("_dispatch", "_walk", "_plan", "_capi", "_keywords"):
         yield extension(name, [f"csoftmax/{name}.pyx"])
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
-    for name in () if COVERAGE else ("_forward", "_derivative"):
+    for name in () if COVERAGE else ("_forward", "_derivative", "_loss"):
         yield extension(name, [f"csoftmax/{name}.py"])
     for level in levels_to_build():
         for bits in (32, 64):

@@ -1,6 +1,7 @@
 """Products with the Jacobians of softmax and log_softmax, and softmax's Jacobian itself."""
 
 from csoftmax import _plan
+from csoftmax._keywords import explained
 
 _SOFTMAX_GRAD = _plan.OPERATIONS["softmax_grad"]
 _LOG_SOFTMAX_VJP = _plan.OPERATIONS["log_softmax_vjp"]
@@ -73,7 +74,7 @@ def softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, out=No
     Returns
     -------
     ndarray
-        Directional derivative of the probabilities.
+        Directional derivative of the probabilities; of an infinite or NaN `tangent` as `softmax_backward` has it.
 
     Raises
     ------
@@ -147,7 +148,8 @@ def log_softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, ou
     Returns
     -------
     ndarray
-        Directional derivative of the log-probabilities.
+        Directional derivative of the log-probabilities. A `tangent` that is infinite or NaN where the probability
+        is 0 leaves NaN in the row, since the sum has 0 times it.
 
     Raises
     ------
@@ -197,3 +199,8 @@ def softmax_jacobian(output, axis=-1, *, out=None):
            [-0.25,  0.25]])
     """
     return _plan.jacobian(output, axis, out)
+
+# a call with a keyword of another library is told what it is called here
+softmax_backward, softmax_jvp, log_softmax_backward, log_softmax_jvp, softmax_jacobian = explained(
+    softmax_backward, softmax_jvp, log_softmax_backward, log_softmax_jvp, softmax_jacobian
+)

@@ -1,6 +1,7 @@
 """softmax, log_softmax and logsumexp."""
 
 from csoftmax import _plan
+from csoftmax._keywords import explained
 
 _SOFTMAX = _plan.OPERATIONS["softmax"]
 _LOG_SOFTMAX = _plan.OPERATIONS["log_softmax"]
@@ -190,3 +191,6 @@ def logsumexp(x, axis=-1, *, where=None, keepdims=False, out=None, dtype=None):
            [1.09861229]])
     """
     return _plan.logsumexp(x, axis, where, keepdims, out, dtype)
+
+# a call with a keyword of another library is told what it is called here
+softmax, log_softmax, logsumexp = explained(softmax, log_softmax, logsumexp)

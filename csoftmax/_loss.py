@@ -1,6 +1,7 @@
 """Cross-entropy of logits, and its gradient."""
 
 from csoftmax import _plan
+from csoftmax._keywords import explained
 
 
 def cross_entropy(
@@ -28,7 +29,8 @@ def cross_entropy(
     weight : array_like, optional
         One weight a class.
     ignore_index : int, optional
-        A target that is left out: its loss and its gradient are 0.
+        A class index as target that is left out: its loss and its gradient are 0. With probabilities only the
+        default can be given.
     label_smoothing : float, optional
         From 0 to 1: how much of each target is spread evenly over the classes.
     reduction : {"mean", "sum", "none"}, optional
@@ -48,7 +50,7 @@ def cross_entropy(
     TypeError
         For dtypes that are not taken.
     ValueError
-        For shapes that do not fit, or an unknown reduction or smoothing.
+        For shapes that do not fit, an unknown reduction or smoothing, or `ignore_index` with probabilities.
     numpy.exceptions.AxisError
         If `axis` is out of range.
 
@@ -135,3 +137,6 @@ def cross_entropy_with_grad(
     return _plan.cross_entropy(
         logits, target, axis, weight, ignore_index, label_smoothing, reduction, grad_output, out, True
     )
+
+# a call with a keyword of another library is told what it is called here
+cross_entropy, cross_entropy_with_grad = explained(cross_entropy, cross_entropy_with_grad)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 _Scalar: TypeAlias = Literal["mean", "sum"]
+_Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 @overload
 def cross_entropy(
@@ -40,7 +41,7 @@ def cross_entropy(
     weight: ArrayLike | None = None,
     ignore_index: SupportsIndex = -100,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: _Reduction = "mean",
 ) -> Any: ...
 @overload
 def cross_entropy_with_grad(
@@ -77,7 +78,7 @@ def cross_entropy_with_grad(
     weight: ArrayLike | None = None,
     ignore_index: SupportsIndex = -100,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: _Reduction = "mean",
     grad_output: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> tuple[Any, NDArray[Any]]: ...

@@ -11,9 +11,12 @@ from numpy.exceptions import AxisError
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
+from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF
 from libc.math cimport INFINITY, NAN, frexp, isfinite, isinf, ldexp
 from libc.stdint cimport INT64_MAX, INT64_MIN
+
+from csoftmax import _advice
 
 from csoftmax cimport _core
 from csoftmax._job cimport (
@@ -31,8 +34,10 @@ cdef extern from "csoftmax/_storage.h":
     long long load_index "csm_load_index"(int, const char *) nogil
 
 cdef extern from "numpy/arrayobject.h":
-    # steals a reference to the dtype
+    # both steal a reference to the dtype
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.PyArray_Descr *, int)
+    object PyArray_NewFromDescr(PyTypeObject *, cnp.PyArray_Descr *, int, const cnp.npy_intp *, const cnp.npy_intp *,
+                                void *, int, object)
 
 cdef enum:
     LISTEN = 1048576              # targets that are checked before Ctrl-C is heard
@@ -52,43 +57,10 @@ cdef object FLOAT32 = np.dtype(np.float32)
 cdef object FLOAT64 = np.dtype(np.float64)
 DOUBLE_INTEGERS = 2**53           # a double holds every integer up to this modulus
 
-# what else could be done with a dtype that is not taken; {} stands for the argument
-INSTEAD = {
-    "c": "complex numbers have no order; take the real part or the modulus first",
-    "M": "convert it to numbers first: {}.view(np.int64)",
-    "m": "convert it to numbers first: {}.view(np.int64)",
-    "V": "take one of its fields: {}[{!r}]",
-}
+cdef object shown = _advice.shown
 
 cdef struct Axes:
     bint reduced[MAX_DIMS]        # by dimension: is it one of those taken together?
-
-
-# ----------------------------------------------------------------------------------------------- messages
-
-cdef object shown(object value):
-    """`repr` of an argument, on one line and short enough for a message."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-cdef object refuse(name, object given, cnp.ndarray array):
-    """The error for an argument that is, or became, an array of a dtype that is not taken."""
-    dtype = (<object> array).dtype
-    if hasattr(given, "dtype"):
-        problem, cure = f"{name} has dtype {dtype}", f"{name}.astype(np.float64)"
-    elif array.ndim == 0 and dtype.kind in "OSUT":
-        return TypeError(f"{name} must be an array of numbers, not {shown(given)}")
-    else:
-        problem, cure = f"{name} becomes an array of dtype {dtype}", f"np.array({name}, dtype=np.float64)"
-    if dtype.kind in INSTEAD and (dtype.kind != "V" or dtype.names):
-        advice = INSTEAD[dtype.kind].format(name, *dtype.names or ())
-    else:
-        advice = f"convert it to a float dtype first: {cure}"
-    return TypeError(f"{problem}, which csoftmax does not take; {advice}")
 
 
 # ------------------------------------------------------------------------------------------------- dtypes
@@ -131,19 +103,21 @@ cdef cnp.ndarray to_array(name, object a):
     if cnp.PyArray_CheckExact(a):
         return a
     if is_masked(a):
-        raise TypeError(f"{name} is a masked array, which csoftmax does not take; "
-                        "pass its data, and where=~x.mask to the functions that have it")
+        raise _advice.masked(name)
     try:
         return np.asarray(a)
-    except ValueError as error:
-        raise ValueError(f"{name} cannot become an array: {error}") from error
+    except Exception as error:
+        advice = _advice.no_array(name, a, error)
+        if advice is None:
+            raise
+        raise advice from error
 
 
 cdef cnp.ndarray as_array(name, object a):
     """An ndarray of a dtype that the kernels know."""
     cdef cnp.ndarray array = to_array(name, a)
     if storage_of(array.dtype) < 0:
-        raise refuse(name, a, array)
+        raise _advice.refuse(name, a, array)
     return array
 
 
@@ -311,7 +285,8 @@ cdef cnp.ndarray apart(cnp.ndarray a, cnp.ndarray out, bint in_place):
 cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
     cdef int d
     if not isinstance(out, np.ndarray) or is_masked(out):
-        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
+        raise TypeError(f"out must be an ndarray, not {type(out).__name__}"
+                        + ("; out.numpy() shares its memory" if hasattr(out, "numpy") else ""))
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, but the result has shape {shape}")
     if native(out.dtype) != native(dtype):
@@ -325,24 +300,88 @@ cdef cnp.ndarray check_out(object out, tuple shape, object dtype):
     return out
 
 
-cdef cnp.ndarray like(cnp.ndarray a, object dtype):
-    """A new array of the shape and memory order of `a`."""
-    Py_INCREF(dtype)
-    return PyArray_NewLikeArray(a, cnp.NPY_KEEPORDER, <cnp.PyArray_Descr *> dtype, 0)
+cdef cnp.ndarray like(cnp.ndarray a, object dtype, cnp.ndarray mask=None):
+    """A new array of the shape of `a`, in the memory order that NumPy's ufuncs give to what they make of `a`."""
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
+        Py_INCREF(dtype)
+        return PyArray_NewLikeArray(a, cnp.NPY_KEEPORDER, <cnp.PyArray_Descr *> dtype, 0)
+    return arranged(a, NULL, True, dtype, mask)
 
 
 cdef cnp.ndarray like_reduced(cnp.ndarray a, const Axes *axes, bint keepdims, object dtype):
     """As `like`, without the reduced axes, or with them at length 1."""
     cdef cnp.npy_intp shape[MAX_DIMS]
     cdef int d, ndim = 0
-    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
-        for d in range(a.ndim):
-            if keepdims or not axes.reduced[d]:
-                shape[ndim] = 1 if axes.reduced[d] else cnp.PyArray_DIM(a, d)
-                ndim += 1
-        return cnp.PyArray_EMPTY(ndim, shape, (<cnp.dtype> dtype).type_num, 0)
-    y = like(a[tuple([slice(0, 1) if axes.reduced[d] else slice(None) for d in range(a.ndim)])], dtype)
-    return y if keepdims else y.squeeze(tuple([d for d in range(a.ndim) if axes.reduced[d]]))
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0):
+        return arranged(a, axes, keepdims, dtype, None)
+    for d in range(a.ndim):
+        if keepdims or not axes.reduced[d]:
+            shape[ndim] = 1 if axes.reduced[d] else cnp.PyArray_DIM(a, d)
+            ndim += 1
+    return cnp.PyArray_EMPTY(ndim, shape, (<cnp.dtype> dtype).type_num, 0)
+
+
+cdef cnp.ndarray arranged(cnp.ndarray a, const Axes *axes, bint keepdims, object dtype, cnp.ndarray mask):
+    """A new array of the shape of `a`, with the axes in the order of their strides, the largest outermost.
+
+    An axis along which `a` has a stride of 0 or a length of 1 says nothing about its place: there the mask decides,
+    if there is one, and else it stays where C order has it. `axes`, unless it is NULL, are reduced.
+    """
+    cdef Py_ssize_t strides[2][MAX_DIMS]
+    cdef cnp.npy_intp shape[MAX_DIMS]
+    cdef cnp.npy_intp result[MAX_DIMS]
+    cdef int order[MAX_DIMS]
+    cdef cnp.npy_intp step = cnp.PyDataType_ELSIZE(<cnp.dtype> dtype)
+    cdef int d, i, ndim = 0
+    walked_strides(a, a.ndim, strides[0])
+    if mask is not None:
+        walked_strides(mask, a.ndim, strides[1])
+    order_axes(a.ndim, strides, 1 if mask is None else 2, order)
+    for i in range(a.ndim - 1, -1, -1):
+        d = order[i]
+        result[d] = step
+        shape[d] = 1 if axes != NULL and axes.reduced[d] else cnp.PyArray_DIM(a, d)
+        step *= shape[d]
+    for d in range(a.ndim):
+        if keepdims or not axes.reduced[d]:
+            shape[ndim] = shape[d]
+            result[ndim] = result[d]
+            ndim += 1
+    Py_INCREF(dtype)
+    return PyArray_NewFromDescr(<PyTypeObject *> cnp.ndarray, <cnp.PyArray_Descr *> dtype, ndim, shape, result, NULL, 0,
+                                None)
+
+
+cdef void walked_strides(cnp.ndarray a, int ndim, Py_ssize_t *strides) noexcept:
+    """Strides of `a`, broadcast to `ndim` dimensions: 0 along those that it lacks and those of length 1."""
+    cdef int d, missing = ndim - a.ndim
+    for d in range(ndim):
+        strides[d] = 0 if d < missing or cnp.PyArray_DIM(a, d - missing) == 1 else cnp.PyArray_STRIDE(a, d - missing)
+
+
+cdef void order_axes(int ndim, Py_ssize_t[MAX_DIMS] *strides, int arrays, int *order) noexcept:
+    """The axes, outermost first. From the last to the first, each goes inwards past those that have larger strides."""
+    cdef int d, i, place, verdict
+    for d in range(ndim - 1, -1, -1):
+        place = d
+        for i in range(d + 1, ndim):
+            verdict = compared(d, order[i], strides, arrays)
+            if verdict < 0:
+                break
+            if verdict > 0:
+                place = i
+        for i in range(d, place):
+            order[i] = order[i + 1]
+        order[place] = d
+
+
+cdef int compared(int d, int other, Py_ssize_t[MAX_DIMS] *strides, int arrays) noexcept:
+    """Is axis `d` to be inside the `other`? 1: yes, -1: no, 0: no array has a stride other than 0 along both."""
+    cdef int k
+    for k in range(arrays):
+        if strides[k][d] != 0 and strides[k][other] != 0:
+            return 1 if size_of(strides[k][d]) < size_of(strides[k][other]) else -1
+    return 0
 
 
 # -------------------------------------------------------------------------------------------- memory walk
@@ -571,7 +610,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
     if where is not None:
         mask = as_mask(where, a, "x")
     if out is None:
-        y = like(a, result)
+        y = like(a, result, mask)
     else:
         y = check_out(out, tuple_shape(a), result)
         a = apart(a, y, True)
@@ -702,6 +741,9 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
             counted = check_indices(t, cnp.PyArray_DIM(a, class_axis), ignored, np.ldexp(w, -64))
             exponent = 64
     else:
+        if ignored != -100:
+            raise ValueError(f"ignore_index ({shown(ignored)}) is for class indices, but target is probabilities, of "
+                             f"dtype {(<object> t).dtype}; leave ignore_index out")
         counted = cnp.PyArray_SIZE(a) // max(cnp.PyArray_DIM(a, class_axis), 1)
     loss_type = cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32
     if grad:
@@ -849,18 +891,9 @@ cdef bint lacks(cnp.ndarray t, cnp.ndarray a, int axis) noexcept:
 cdef cnp.ndarray as_target(object target, cnp.ndarray a, int class_axis):
     """Class indices or class probabilities, of a shape that fits the logits `a`."""
     cdef cnp.ndarray t = as_array("target", target)
-    cdef bint index_shape = lacks(t, a, class_axis)
-    if cnp.PyArray_TYPE(t) == cnp.NPY_BOOL:
-        raise TypeError("target must be integer class indices or float probabilities, not bool")
-    if is_float(storage_of(t.dtype)):
-        if not same_shape(t, a):
-            raise ValueError(f"target has shape {tuple_shape(t)} and dtype {(<object> t).dtype}, but class "
-                             f"probabilities need the logits' shape, {tuple_shape(a)}"
-                             + ("; class indices must be integers" if index_shape else ""))
-    elif not index_shape:
-        raise ValueError(f"target has shape {tuple_shape(t)}, but class indices need the logits' shape without the "
-                         f"class axis, {without(a, class_axis)}"
-                         + ("; class probabilities must be floats" if same_shape(t, a) else ""))
+    cdef bint floats = is_float(storage_of(t.dtype))
+    if cnp.PyArray_TYPE(t) == cnp.NPY_BOOL or not (same_shape(t, a) if floats else lacks(t, a, class_axis)):
+        raise _advice.wrong_target(target, t, tuple_shape(a), class_axis)
     return t
 
 

@@ -209,10 +209,11 @@ def test_what_is_no_array_is_named(x):
         csoftmax.softmax_jvp(X, x)
 
 
-@pytest.mark.parametrize("x", [[None], [1, "a"], [2**64], ["1"]], ids=str)
+@pytest.mark.parametrize("x", [[None], [2**64], ["1"]], ids=str)
 def test_advice_for_a_list_can_be_followed(x):
     with pytest.raises(TypeError, match=r"np\.array\(x, dtype=np\.float64\)"):
         csoftmax.softmax(x)
+    assert csoftmax.softmax(np.array(x, dtype=np.float64)).shape == (1,)
 
 
 def test_advice_for_fields_is_for_dtypes_that_have_some():

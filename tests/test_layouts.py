@@ -36,7 +36,7 @@ def test_input_of_every_layout(dtype, layout, rng):
             assert p.dtype.isnative
             assert p.flags.writeable
             assert oracle.max_ulp(p, oracle.softmax(before, axis)) <= SOFTMAX_ULP[dtype], (shape, axis)
-            assert p.strides == np.empty_like(x, dtype, order="K", subok=False).strides, (shape, axis)
+            assert p.strides == np.exp(x).strides, (shape, axis)
         assert np.array_equal(x, before)
 
 
