@@ -1,18 +1,29 @@
 """Fast, accurate softmax and its family for NumPy arrays on the CPU."""
 
-from csoftmax import _threadpoolctl
-from csoftmax._core import get_num_threads, set_num_threads, threads
-from csoftmax._derivative import (
-    log_softmax_backward,
-    log_softmax_jvp,
-    softmax_backward,
-    softmax_jacobian,
-    softmax_jvp,
-)
-from csoftmax._dispatch import get_isa, use_isa
-from csoftmax._forward import log_softmax, logsumexp, softmax
-from csoftmax._loss import cross_entropy, cross_entropy_with_grad
-from csoftmax._runtime import get_include, runtime_info, show_runtime
+try:
+    from csoftmax import _threadpoolctl
+    from csoftmax._core import get_num_threads, set_num_threads, threads
+    from csoftmax._derivative import (
+        log_softmax_backward,
+        log_softmax_jvp,
+        softmax_backward,
+        softmax_jacobian,
+        softmax_jvp,
+    )
+    from csoftmax._dispatch import get_isa, use_isa
+    from csoftmax._forward import log_softmax, logsumexp, softmax
+    from csoftmax._loss import cross_entropy, cross_entropy_with_grad
+    from csoftmax._runtime import get_include, runtime_info, show_runtime
+except ModuleNotFoundError as error:
+    if not str(error.name).startswith("csoftmax."):
+        raise
+    raise ImportError(
+        f"csoftmax is imported from {__path__[0]}, where {error.name} is not built for this Python. If that is the "
+        "source folder, start Python in another folder, so that the installed csoftmax is found; or build it there: "
+        "pip install -e ."
+    ) from error
+
+__version__ = "0.1.0"  # the one place that holds it: pyproject.toml and the documentation read it here
 
 _threadpoolctl.watch()
 

@@ -16,6 +16,8 @@ from types import FrameType
 
 import csoftmax
 from csoftmax import _apply
+from csoftmax._arrays import bfloat16
+from csoftmax._extras import how_to_install
 from csoftmax._files import Failure, check_writable, replacing
 
 MOST_THREADS = 65536  # that set_num_threads takes
@@ -37,12 +39,14 @@ def bench(args: argparse.Namespace) -> int:
         from csoftmax import _bench, _bench_report
 
         if args.plot or args.html:
+            # whatever a notebook has set for its own figures, which may be a backend that this Python does not have
+            os.environ["MPLBACKEND"] = "agg"
             import matplotlib  # noqa: F401 (only these need it, and its absence must show before the work)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if missing not in ("rich", "matplotlib"):
             raise
-        print(f"csoftmax bench needs {missing}: pip install 'csoftmax[bench]'", file=sys.stderr)
+        print(f"csoftmax bench needs {missing}: {how_to_install('bench')}", file=sys.stderr)
         return 2
 
     for path in filter(None, (args.json, args.plot, args.html)):
@@ -65,13 +69,17 @@ def bench(args: argparse.Namespace) -> int:
 def apply(args: argparse.Namespace) -> int:
     """Apply softmax, log_softmax or logsumexp to the array in a file, which may be larger than memory."""
     options = {} if args.dtype is None else {"dtype": args.dtype}
+    if args.dtype == "bfloat16":
+        options["dtype"] = bfloat16("--dtype bfloat16")
     if args.op != "logsumexp":
         options["temperature"] = args.temperature
     elif args.temperature != 1:
         print("csoftmax apply: logsumexp has no temperature", file=sys.stderr)
         return 2
     # like Ctrl-C, so that no unfinished file stays behind
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminate)
     _apply.apply(args.source, args.target, args.op, args.axis, **options)
     return 0
 
@@ -144,8 +152,11 @@ _temperature.__name__ = "temperature (positive, finite)"
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="csoftmax", description="A compiled softmax for NumPy arrays.")
-    version = f"csoftmax {csoftmax.runtime_info()['version']}"
-    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("--version", action="version", version=f"csoftmax {csoftmax.__version__}")
+    include = csoftmax.get_include()
+    parser.add_argument(
+        "--include", action="version", version=include, help="print the folder of the C header, for a compiler's -I"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     command = commands.add_parser(
@@ -185,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
         "apply", help="apply a function to an array in a file", description=apply.__doc__
     )
     command.set_defaults(run=apply)
-    command.add_argument("source", type=Path, metavar="IN", help="a .npy file or a zarr array")
+    command.add_argument(
+        "source", metavar="IN", help="a .npy file, a zarr array's folder, or FILE.npz:NAME for one array of a .npz file"
+    )
     command.add_argument("target", type=_npy_path, metavar="OUT.npy", help="may be IN")
     command.add_argument(
         "--op", choices=tuple(_apply.OPERATIONS), default="softmax", help="default: %(default)s"
@@ -198,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--dtype",
-        choices=("float16", "float32", "float64"),
+        choices=("float16", "bfloat16", "float32", "float64"),
         help="dtype of the result; default: that of IN, float64 for integers",
     )
     return parser
@@ -212,7 +225,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except Failure as error:
-        print(f"csoftmax: {error}", file=sys.stderr)
+        print("csoftmax:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print("csoftmax: not enough memory:", " ".join(str(error).split()) or "no more is known", file=sys.stderr)
         return 1
     except OSError as error:
         # most likely of the standard output, since those of files are Failures; whoever closed it, as head does, knows

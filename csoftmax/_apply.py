@@ -1,7 +1,4 @@
-"""Apply a function of the family to an array in a file, block by block: the work of ``csoftmax apply``.
-
-Files are mapped, not read, and a block at a time is worked on, so that arrays may be larger than memory.
-"""
+"""Apply a function of the family to an array in a file, block by block: the work of ``csoftmax apply``."""
 
 import itertools
 import math
@@ -16,6 +13,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.lib.format import open_memmap
 
 import csoftmax
+from csoftmax._arrays import open_array
 from csoftmax._files import Failure, check_writable, replacing
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -29,13 +27,15 @@ Axes = int | tuple[int, ...] | None
 Block = tuple[slice, ...]
 
 
-def apply(source: Path, target: Path, operation: str, axis: Axes, **options: Any) -> None:
-    """Write to `target` (.npy) the operation's result for the array in `source` (.npy or zarr).
+def apply(source: str, target: Path, operation: str, axis: Axes, **options: Any) -> None:
+    """Write to `target` (.npy) the operation's result for the array that `source` names.
 
     Parameters
     ----------
-    source, target : Path
-        They may be one file: the result replaces `target` when it is complete.
+    source : str
+        As `csoftmax._arrays.open_array` takes it.
+    target : Path
+        The result replaces it when it is complete, so that it may be the source.
     operation : str
         A name in `OPERATIONS`.
     axis : int, tuple of ints or None
@@ -49,7 +49,7 @@ def apply(source: Path, target: Path, operation: str, axis: Axes, **options: Any
         A file cannot be read or written, or the array is none that the function takes.
     """
     check_writable(target)
-    x = _open(source)
+    x = open_array(source)
     function = OPERATIONS[operation]
     try:
         dtype = function(np.empty([0] * x.ndim, x.dtype), axis, **options).dtype
@@ -61,29 +61,13 @@ def apply(source: Path, target: Path, operation: str, axis: Axes, **options: Any
     def left(of_dimensions: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value for d, value in enumerate(of_dimensions) if d not in gone)
 
-    with replacing(target) as part, _progress(source.name, x.size * x.dtype.itemsize) as advance:
+    with replacing(target) as part, _progress(Path(source).name, x.size * x.dtype.itemsize) as advance:
         result = _create(part, left(x.shape), dtype, _column_major(x))
         for block in _blocks(x, axes):
-            piece = np.asarray(x[*block, ...])
+            piece = x[*block, ...]
             function(piece, axis, out=result[*left(block), ...], **options)
             advance(piece.nbytes)
         result.flush()
-
-
-def _open(path: Path) -> Any:
-    """Return the array in a file, or that of a zarr store, of which only the blocks asked for are read."""
-    try:
-        if not path.is_dir():
-            return open_memmap(path, mode="r")
-        import zarr
-
-        return zarr.open_array(path, mode="r")
-    except ModuleNotFoundError as error:
-        raise Failure(f"{path} is a folder; to read it as zarr: pip install zarr") from error
-    except OSError as error:
-        raise Failure(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise Failure(f"cannot read {path}: {error}") from error
 
 
 def _column_major(x: Any) -> bool:

@@ -7,17 +7,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+import csoftmax
 from csoftmax import _core, _cpus, _dispatch
-
-
-def _version() -> str:
-    # not at import: it brings in email and zipfile, and takes longer than all of csoftmax
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("csoftmax")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def runtime_info() -> dict[str, Any]:
@@ -46,7 +37,7 @@ def runtime_info() -> dict[str, Any]:
     compiler, flags = _dispatch.compiler()
     names = ("CSOFTMAX_ISA", "CSOFTMAX_NUM_THREADS", "CSOFTMAX_STREAM_BYTES", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
     return {
-        "version": _version(),
+        "version": csoftmax.__version__,
         "compiler": compiler,
         "compile_flags": flags,
         "isa": {

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 from docutils.nodes import SkipNode, inline
 from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
+
+import csoftmax
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -15,7 +16,7 @@ sys.path.insert(0, str(HERE))
 project = "csoftmax"
 author = "The csoftmax developers"
 copyright = "the csoftmax developers"
-release = version = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["version"]
+release = version = csoftmax.__version__
 
 extensions = [
     "myst_parser",

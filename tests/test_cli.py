@@ -1,5 +1,6 @@
 """The command line, run as a user runs it: in a process of its own."""
 
+import io
 import json
 import math
 import os
@@ -10,9 +11,11 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -20,6 +23,7 @@ from matplotlib.image import imread
 import csoftmax
 from csoftmax import _apply, _bench
 from csoftmax.__main__ import _save
+from csoftmax._extras import how_to_install
 
 MODULE = [sys.executable, "-m", "csoftmax"]
 SCRIPT = [str(Path(sysconfig.get_path("scripts"), "csoftmax"))]
@@ -263,7 +267,7 @@ csoftmax.softmax = wrong"""
 def test_bench_says_what_to_install(missing, args):
     done = run_after(f"sys.modules[{missing!r}] = None", *TINY, *args)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"csoftmax bench needs {missing}: pip install 'csoftmax[bench]'\n"
+    assert done.stderr == f"csoftmax bench needs {missing}: {how_to_install('bench')}\n"
 
 
 def test_info_and_import_need_neither_rich_nor_matplotlib():
@@ -355,7 +359,7 @@ def array_file(tmp_path, rng):
 def test_apply_gives_what_the_function_gives(tmp_path, array_file, monkeypatch, op, axis, shape, dtype, order):
     monkeypatch.setattr(_apply, "BLOCK_BYTES", 100)
     path, result = array_file(shape, dtype, order), tmp_path / "out.npy"
-    _apply.apply(path, result, op, axis)
+    _apply.apply(str(path), result, op, axis)
     want = np.asarray(getattr(csoftmax, op)(np.load(path), axis))
     got = np.load(result)
     assert (got.dtype, got.flags.f_contiguous) == (want.dtype, want.flags.f_contiguous)
@@ -376,7 +380,7 @@ def test_apply_reads_zarr(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(_apply, "BLOCK_BYTES", 500)
     logits = rng.standard_normal((20, 30))
     zarr.create_array(tmp_path / "in.zarr", data=logits, chunks=(3, 7))
-    _apply.apply(tmp_path / "in.zarr", tmp_path / "out.npy", "softmax", 0)
+    _apply.apply(str(tmp_path / "in.zarr"), tmp_path / "out.npy", "softmax", 0)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), csoftmax.softmax(logits, 0), strict=True)
 
 
@@ -396,7 +400,7 @@ def test_apply_may_replace_its_input(array_file):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupted_apply_leaves_the_folder_as_it_was(tmp_path, array_file, number, status):
     path, result = array_file((100, 5)), tmp_path / "out.npy"
     result.write_text("old")
@@ -436,8 +440,8 @@ def test_apply_works_without_rich(tmp_path, array_file):
     ("args", "status", "message"),
     [
         (["missing.npy", "out.npy"], 1, "cannot read missing.npy: No such file"),
-        (["text.npy", "out.npy"], 1, "cannot read text.npy: the magic string is not correct"),
-        (["folder", "out.npy"], 1, "cannot read folder: "),
+        (["text.npy", "out.npy"], 1, "cannot read text.npy: no .npy file, .npz file or zarr array"),
+        (["folder", "out.npy"], 1, "cannot read folder: a folder, but neither a zarr array nor a group"),
         (["strings.npy", "out.npy"], 1, "strings.npy: x has dtype <U1"),
         (["in.npy", "out.npy", "--axis", "2"], 1, "in.npy: axis 2 is out of bounds"),
         (["in.npy", "missing/out.npy"], 1, "cannot write missing/out.npy: No such file"),
@@ -489,3 +493,222 @@ def test_bench_writes_one_page_that_needs_no_other_file(tmp_path):
     assert text.count("<svg") == 1
     for shown in ("geometric mean", csoftmax.runtime_info()["compiler"], "softmax backward"):
         assert shown in text
+
+
+# ------------------------------------------------------------------------------ files that cannot be read, and more
+
+
+def zarr_of(path, data, **options):
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # raw bytes have no specification in zarr's third version
+        zarr.create_array(path, data=data, **options)
+
+
+def damaged(path, how):
+    """A zarr array one of whose chunks is garbage, cut short or empty, or whose metadata are."""
+    zarr_of(path, np.ones((50, 70), np.float32), chunks=(7, 11), zarr_format=2 if how == "second format" else 3)
+    if how == "metadata":
+        (path / "zarr.json").write_text("{")
+        return
+    chunk = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".z", "zarr")))[5]
+    chunk.write_bytes({"cut": chunk.read_bytes()[:9], "empty": b""}.get(how, b"garbage"))
+
+
+BAD_FILES = {
+    "a damaged chunk": (lambda p: damaged(p, "garbage"), "a damaged chunk? "),
+    "a chunk cut short": (lambda p: damaged(p, "cut"), "a damaged chunk? "),
+    "an empty chunk": (lambda p: damaged(p, "empty"), "a damaged chunk? "),
+    "a damaged chunk of the second format": (lambda p: damaged(p, "second format"), "a damaged chunk? "),
+    "damaged metadata": (lambda p: damaged(p, "metadata"), "Expecting property name"),
+    "a truncated file": (lambda p: p.write_bytes(npy(np.zeros(99))[:300]), "the file is truncated"),
+    "a truncated header": (lambda p: p.write_bytes(npy(np.zeros(99))[:60]), "the file is truncated"),
+    "an empty file": (lambda p: p.write_bytes(b""), "the file is truncated"),
+    "text": (lambda p: p.write_text("1.0, 2.0\n" * 9), "no .npy file, .npz file or zarr array"),
+    "a header of nonsense": (lambda p: p.write_bytes(npy(np.zeros(9)).replace(b"{'descr'", b"{'descr?")), ""),
+    "a shape beyond memory": (
+        lambda p: p.write_bytes(npy(np.zeros(9)).replace(b"(9,), ", b"(9" + b"9" * 25 + b",)")), "",
+    ),
+    "objects": (lambda p: p.write_bytes(npy(np.array([1, None]))), "pickled Python objects"),
+    "a folder": (lambda p: p.mkdir(), "a folder, but neither a zarr array nor a group"),
+    "a pipe": (os.mkfifo, "neither a file nor a folder"),
+    "float8_e5m2, which NumPy cannot read back": (
+        lambda p: p.write_bytes(npy(np.zeros(9, ml_dtypes.float8_e5m2))), "not a valid dtype descriptor",
+    ),
+    "a damaged .npz": (lambda p: p.write_bytes(npz(a=np.zeros(999))[:700]), ""),
+    "damaged data in a .npz": (lambda p: p.write_bytes(npz(a=np.ones(999)).replace(b"\xf0?", b"\xf0!")), "Bad CRC"),
+    "objects in a .npz": (lambda p: p.write_bytes(npz(a=np.array([None]))), "pickle"),
+    "a .npz of nothing": (lambda p: p.write_bytes(npz()), "which of its arrays? It has none"),
+}
+
+
+def npy(array):
+    memory = io.BytesIO()
+    np.save(memory, array)
+    return memory.getvalue()
+
+
+def npz(**arrays):
+    memory = io.BytesIO()
+    np.savez(memory, **arrays)
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+@pytest.mark.parametrize("there", [True, False], ids=["over an old OUT", "new OUT"])
+def test_apply_to_what_it_cannot_read(tmp_path, kind, there):
+    """One line, exit status 1, and OUT as it was."""
+    make, words = BAD_FILES[kind]
+    path, result = tmp_path / "in", tmp_path / "out.npy"
+    make(path)
+    if there:
+        result.write_text("old")
+    done = run("apply", path, result)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"csoftmax: cannot read {path}: ")
+    assert words in done.stderr
+    assert sorted(tmp_path.iterdir()) == [path, result][: 1 + there]
+    assert not there or result.read_text() == "old"
+
+
+def test_apply_without_permission(tmp_path, array_file):
+    path = array_file()
+    refuse = (
+        "import builtins, errno; there = builtins.open\n"
+        "def refuse(name, *a, **k):\n"
+        f"    if str(name) == {str(path)!r}: raise PermissionError(errno.EACCES, 'Permission denied', name)\n"
+        "    return there(name, *a, **k)\n"
+        "builtins.open = refuse"
+    )
+    done = run_after(refuse, "apply", path, tmp_path / "out.npy")
+    assert (done.returncode, done.stderr) == (1, f"csoftmax: cannot read {path}: Permission denied\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_apply_without_the_memory_for_it(tmp_path, array_file):
+    preparation = "from csoftmax import _apply\ndef none(*_): raise MemoryError\n_apply._create = none"
+    done = run_after(preparation, "apply", array_file(), tmp_path / "out.npy")
+    assert done.returncode == 1
+    assert done.stderr.startswith("csoftmax: not enough memory")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_apply_to_a_zarr_group_names_its_arrays(tmp_path, rng, zarr_format):
+    """And takes each of them by that name."""
+    import zarr
+
+    group = zarr.create_group(tmp_path / "g", zarr_format=zarr_format)
+    x = rng.standard_normal((4, 5))
+    group.create_array("x", data=x)
+    group.create_group("more").create_array("y", data=-x)
+    done = run("apply", tmp_path / "g", tmp_path / "out.npy")
+    names = [tmp_path / "g" / "more" / "y", tmp_path / "g" / "x"]
+    words = f"a zarr group, give one of its arrays: {names[0]}, {names[1]}\n"
+    assert (done.returncode, done.stderr) == (1, f"csoftmax: cannot read {tmp_path / 'g'}: {words}")
+    for name, data in zip(names, (-x, x), strict=True):
+        assert run("apply", name, tmp_path / "out.npy").returncode == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), csoftmax.softmax(data))
+    done = run("apply", tmp_path / "g" / "more" / "y" / "z", tmp_path / "out.npy")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_apply_to_a_zarr_group_of_nothing(tmp_path):
+    import zarr
+
+    zarr.create_group(tmp_path / "g")
+    done = run("apply", tmp_path / "g", tmp_path / "out.npy")
+    words = "a zarr group, without arrays\n"
+    assert (done.returncode, done.stderr) == (1, f"csoftmax: cannot read {tmp_path / 'g'}: {words}")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_apply_reads_npz(tmp_path, rng, save):
+    path, result = tmp_path / "in.npz", tmp_path / "out.npy"
+    a, b = rng.standard_normal((3, 4)), rng.standard_normal((2, 5)).astype(np.float32)
+    save(path, a=a, b=b)
+    for name, array in (("a", a), ("b", b)):
+        done = run("apply", f"{path}:{name}", result)
+        assert (done.returncode, done.stderr) == (0, "")
+        np.testing.assert_array_equal(np.load(result), csoftmax.softmax(array), strict=True)
+    for source, problem in ((path, "which of its arrays?"), (f"{path}:c", "it has no array 'c'.")):
+        done = run("apply", source, result)
+        assert (done.returncode, done.stderr) == (
+            1, f"csoftmax: cannot read {path}: {problem} There are {path}:a, {path}:b\n",
+        )
+    save(path, a=a)
+    assert run("apply", path, result, "--axis", "0").returncode == 0
+    np.testing.assert_array_equal(np.load(result), csoftmax.softmax(a, 0), strict=True)
+
+
+def test_apply_takes_a_name_with_a_colon_as_it_is(tmp_path, array_file):
+    path = array_file().rename(tmp_path / "in.npz:a")
+    assert run("apply", path, tmp_path / "out.npy").returncode == 0
+    done = run("apply", f"{tmp_path / 'none.npz'}:a", tmp_path / "out.npy")
+    assert done.stderr == f"csoftmax: cannot read {tmp_path / 'none.npz'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("kind", ["npy", "F", "npz", "zarr 2", "zarr 3"])
+def test_apply_reads_and_writes_bfloat16(tmp_path, rng, kind):
+    """Which files hold as two bytes without a type."""
+    x = rng.standard_normal((20, 6)).astype(ml_dtypes.bfloat16)
+    path, result = tmp_path / "in.npy", tmp_path / "out.npy"
+    if kind.startswith("zarr"):
+        zarr_of(path, x.view("V2"), chunks=(3, 6), zarr_format=int(kind[-1]))
+    elif kind == "npz":
+        path.write_bytes(npz(x=x))
+    else:
+        path.write_bytes(npy(np.asarray(x, order="F" if kind == "F" else "C")))
+    done = run("apply", path, result)
+    assert (done.returncode, done.stderr) == (0, "")
+    got = np.load(result)
+    assert got.dtype == "V2"
+    np.testing.assert_array_equal(got.view(ml_dtypes.bfloat16), csoftmax.softmax(x), strict=True)
+    assert run("apply", path, result, "--dtype", "float32").returncode == 0
+    np.testing.assert_array_equal(np.load(result), csoftmax.softmax(x, dtype="float32"), strict=True)
+    assert run("apply", result, result, "--dtype", "bfloat16", "--op", "logsumexp").returncode == 0
+    assert np.load(result).view(ml_dtypes.bfloat16).shape == (20,)
+
+
+def test_apply_says_what_bfloat16_needs(tmp_path, array_file):
+    path = array_file()
+    missing = "sys.modules['ml_dtypes'] = None"
+    done = run_after(missing, "apply", path, tmp_path / "out.npy", "--dtype", "bfloat16")
+    needs = "which needs ml_dtypes: pip install ml_dtypes\n"
+    assert (done.returncode, done.stderr) == (1, f"csoftmax: --dtype bfloat16, {needs}")
+    path.write_bytes(npy(np.zeros(3, "V2")))
+    done = run_after(missing, "apply", path, tmp_path / "out.npy")
+    assert (done.returncode, done.stderr) == (1, f"csoftmax: {path} holds bfloat16, {needs}")
+
+
+@pytest.mark.parametrize("command", ["apply", "bench", "info"])
+def test_help_names_every_option_and_file(command):
+    text = " ".join(run(command, "--help").stdout.split())
+    assert text.startswith(f"usage: csoftmax {command}")
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    section = page[page.index(f"## csoftmax {command}") :].split("\n## ")[0]
+    for option in set(re.findall(r"--[a-z]+", text)) - {"--help"}:
+        assert option in section, option
+    if command == "apply":
+        for words in (".npy file", "zarr array", "FILE.npz:NAME", "bfloat16", *_apply.OPERATIONS):
+            assert words in text
+
+
+def test_the_folder_of_the_header_is_printed():
+    done = run("--include")
+    assert (done.returncode, done.stdout) == (0, f"{csoftmax.get_include()}\n")
+    assert Path(done.stdout.strip(), "csoftmax", "csoftmax.h").is_file()
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "TkAgg", "nonsense", "svg"])
+def test_bench_draws_whatever_the_backend_of_others(tmp_path, backend):
+    preparation = (
+        f"import os; os.environ['MPLBACKEND'] = {backend!r}\n"
+        "from csoftmax import _bench; _bench.CASES = _bench.CASES[::7]"
+    )
+    done = run_after(preparation, *TINY, "--html", tmp_path / "bench.html", "--plot", tmp_path / "bench.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert imread(tmp_path / "bench.png").size

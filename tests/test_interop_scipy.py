@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import csoftmax
+from csoftmax._extras import how_to_install
 from csoftmax.interop import scipy as interop
 
 NAMES = ["softmax", "log_softmax", "logsumexp"]
@@ -403,4 +404,4 @@ def test_without_scipy_the_error_says_what_to_install():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("ImportError: ")
-    assert "pip install 'csoftmax[scipy]'" in run.stderr
+    assert how_to_install("scipy") in run.stderr

@@ -8,13 +8,14 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     import autograd.numpy as anp
     from autograd.extend import Box, defjvp, defvjp
     from autograd.extend import primitive as _primitive
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.autograd needs autograd: pip install 'csoftmax[autograd]'") from error
+    raise ImportError(f"csoftmax.interop.autograd needs autograd: {how_to_install('autograd')}") from error
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 

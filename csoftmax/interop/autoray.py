@@ -9,11 +9,12 @@ import importlib
 from typing import Literal
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     from autoray import register_function
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.autoray needs autoray: pip install 'csoftmax[autoray]'") from error
+    raise ImportError(f"csoftmax.interop.autoray needs autoray: {how_to_install('autoray')}") from error
 
 __all__ = ["register"]
 

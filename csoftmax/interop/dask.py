@@ -15,11 +15,12 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     import dask.array as da
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.dask needs dask: pip install 'csoftmax[dask]'") from error
+    raise ImportError(f"csoftmax.interop.dask needs dask: {how_to_install('dask')}") from error
 
 __all__ = ["cross_entropy", "log_softmax", "logsumexp", "softmax"]
 

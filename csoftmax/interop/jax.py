@@ -31,6 +31,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     import jax
@@ -40,7 +41,7 @@ try:
     from jax.interpreters import ad, batching, mlir
     from jax.typing import ArrayLike
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.jax needs JAX: pip install 'csoftmax[jax]'") from error
+    raise ImportError(f"csoftmax.interop.jax needs JAX: {how_to_install('jax')}") from error
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     from llvmlite.binding import add_symbol
@@ -17,7 +18,7 @@ try:
     from numba.core.errors import TypingError
     from numba.extending import get_cython_function_address, intrinsic, overload, register_jitable
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.numba needs Numba: pip install 'csoftmax[numba]'") from error
+    raise ImportError(f"csoftmax.interop.numba needs Numba: {how_to_install('numba')}") from error
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 

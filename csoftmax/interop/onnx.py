@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     from onnx.reference.op_run import OpRun
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.onnx needs ONNX: pip install 'csoftmax[onnx]'") from error
+    raise ImportError(f"csoftmax.interop.onnx needs ONNX: {how_to_install('onnx')}") from error
 
 __all__ = [
     "OPERATORS",

@@ -16,6 +16,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     # By name, since scipy.special's own names may be replaced by the functions below.
@@ -23,7 +24,7 @@ try:
     from scipy.special import logsumexp as _scipy_logsumexp
     from scipy.special import softmax as _scipy_softmax
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.scipy needs SciPy: pip install 'csoftmax[scipy]'") from error
+    raise ImportError(f"csoftmax.interop.scipy needs SciPy: {how_to_install('scipy')}") from error
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 

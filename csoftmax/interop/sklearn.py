@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     from sklearn.neural_network import _base
     from sklearn.utils import extmath
 except ModuleNotFoundError as error:
     raise ImportError(
-        "csoftmax.interop.sklearn needs scikit-learn: pip install 'csoftmax[sklearn]'"
+        f"csoftmax.interop.sklearn needs scikit-learn: {how_to_install('sklearn')}"
     ) from error
 
 __all__ = ["patch", "patched", "unpatch"]

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     from thinc.backends.numpy_ops import NumpyOps
 except ModuleNotFoundError as error:
-    raise ImportError("csoftmax.interop.thinc needs thinc: pip install 'csoftmax[thinc]'") from error
+    raise ImportError(f"csoftmax.interop.thinc needs thinc: {how_to_install('thinc')}") from error
 
 __all__ = ["CSoftmaxOps"]
 

@@ -11,13 +11,14 @@ import warnings
 import numpy as np
 
 import csoftmax
+from csoftmax._extras import how_to_install
 
 try:
     import ml_dtypes
     import torch
 except ModuleNotFoundError as error:
     raise ImportError(
-        "csoftmax.interop.torch needs PyTorch and ml_dtypes: pip install 'csoftmax[torch]'"
+        f"csoftmax.interop.torch needs PyTorch and ml_dtypes: {how_to_install('torch')}"
     ) from error
 
 __all__ = ["cross_entropy", "log_softmax", "logsumexp", "replace_softmax", "softmax"]

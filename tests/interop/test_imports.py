@@ -1,10 +1,13 @@
 """Other libraries are imported only on request, and a missing one is named together with its extra."""
 
 import importlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from csoftmax._extras import how_to_install
 
 pytestmark = pytest.mark.interop
 
@@ -28,7 +31,7 @@ def test_missing_library(module, missing, extra, monkeypatch):
     name = f"csoftmax.interop.{module}"
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"{name} needs .*: pip install 'csoftmax\[{extra}\]'"):
+    with pytest.raises(ImportError, match=rf"{name} needs .*: {re.escape(how_to_install(extra))}"):
         importlib.import_module(name)
 
 
@@ -56,9 +59,90 @@ def test_csoftmax_imports_none():
 
 
 def test_import_is_quick():
-    """What would take longer than all else in it, and is needed only when asked for the version."""
+    """What would take longer than all else in it."""
     assert not modules_after("import csoftmax") & {"importlib.metadata", "email"}
 
 
 def test_boosting_needs_neither_library():
     assert not modules_after("import csoftmax.interop.boosting") & {"lightgbm", "xgboost", "sklearn"}
+
+
+TORCH = """
+import numpy as np, torch, csoftmax
+from csoftmax import interop
+x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+"""
+TENSORS = {
+    "bfloat16": ("x.bfloat16()", "a Tensor", "x.float().numpy()"),
+    "requires grad": ("x.clone().requires_grad_()", "a Tensor", "x.detach().numpy()"),
+    "both": ("x.bfloat16().requires_grad_()", "a Tensor", "x.detach().float().numpy()"),
+    "parameter": ("torch.nn.Parameter(x)", "a Parameter", "x.detach().numpy()"),
+    "sparse": ("x.to_sparse()", "a Tensor", "x.to_dense().numpy()"),
+    "in a list": ("[x[0].clone().requires_grad_()]", "a list", None),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize("function", ["softmax", "log_softmax", "logsumexp"])
+def test_tensors_that_numpy_cannot_take(kind, function):
+    """The error names the module for tensors, and the array that can be had of it; both work."""
+    tensor, named, advice = TENSORS[kind]
+    names = {}
+    exec(TORCH + f"x = {tensor}", names)
+    core, x = getattr(names["csoftmax"], function), names["x"]
+    with pytest.raises(TypeError, match=rf"NumPy cannot take x, {named}: .*Use csoftmax\.interop\.torch") as raised:
+        core(x)
+    assert "\n" not in str(raised.value)
+    want = core([[1.0, 2.0, 3.0]])
+    if advice:
+        assert str(raised.value).endswith(f", or give {advice}")
+        assert core(eval(advice, names)) == pytest.approx(want, rel=1e-2)
+    if kind not in ("sparse", "in a list"):
+        got = getattr(names["interop"].torch, function)(x, -1)
+        assert got.detach().double().numpy() == pytest.approx(want, rel=1e-2)
+
+
+@pytest.mark.parametrize("argument", ["target", "weight", "grad_output", "logits"])
+def test_tensors_as_other_arguments(argument):
+    names = {}
+    exec(TORCH, names)
+    torch, core = names["torch"], names["csoftmax"]
+    arguments = {"logits": [[1.0, 2.0, 3.0]], "target": [[0.0, 0.5, 0.5]], "weight": [1.0, 1.0, 2.0]}
+    arguments["grad_output"] = 1.0
+    tensor = torch.tensor(arguments[argument]).requires_grad_()
+    with pytest.raises(TypeError, match=rf"NumPy cannot take {argument}.*or give {argument}\.detach\(\)\.numpy\(\)$"):
+        core.cross_entropy_with_grad(**(arguments | {argument: tensor}))
+    assert core.cross_entropy_with_grad(**(arguments | {argument: tensor.detach().numpy()}))[0] > 0
+
+
+def test_what_is_traced_by_jax_and_autograd():
+    import autograd
+    import autograd.numpy
+    import jax
+
+    import csoftmax
+
+    for trace, shape in ((jax.jit, (2, 3)), (jax.vmap, (2, 3)), (jax.grad, (3,))):
+        with pytest.raises(TypeError, match=r"NumPy cannot take x.*Use csoftmax\.interop\.jax\b") as raised:
+            trace(lambda x: csoftmax.softmax(x)[..., 0])(jax.numpy.zeros(shape))
+        assert "\n" not in str(raised.value)
+    with pytest.raises(TypeError, match=r"Use csoftmax\.interop\.autograd$"):
+        autograd.grad(lambda x: csoftmax.softmax(x)[0])(autograd.numpy.zeros(3))
+
+
+def test_out_may_lie_in_a_tensor():
+    names = {}
+    exec(TORCH, names)
+    out = names["torch"].zeros(1, 3, dtype=names["torch"].float64)
+    with pytest.raises(TypeError, match=r"out must be an ndarray, not Tensor; out\.numpy\(\) shares its memory"):
+        names["csoftmax"].softmax(names["x"], out=out)
+    names["csoftmax"].softmax(names["x"], out=out.numpy())
+    assert out.sum() == pytest.approx(1)
+
+
+def test_modules_are_imported_when_they_are_asked_for():
+    loaded = modules_after("from csoftmax import interop; interop.scipy.softmax([1.0]); interop.boosting")
+    assert {"csoftmax.interop.scipy", "csoftmax.interop.boosting"} <= loaded
+    assert "csoftmax.interop.torch" not in loaded
+    with pytest.raises(AttributeError, match=r"'csoftmax\.interop' has no attribute 'keras'; it has autograd, autoray"):
+        importlib.import_module("csoftmax.interop").keras  # noqa: B018
