@@ -432,9 +432,42 @@ def test_the_header_stands_alone():
     ]
 
 
+def blocks_of_the_page(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
 def test_the_page_shows_what_is_compiled_here():
-    blocks = re.findall(r"^```(?:c|cython)\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 3
-    compiled = [path.read_text() for path in SOURCES.iterdir() if path.is_file()]
-    for block in blocks:
-        assert any(block in source for source in compiled), block
+    [block] = blocks_of_the_page("cython")
+    assert block in (SOURCES / "consumer.pyx").read_text()
+
+
+def test_the_package_on_the_page_is_built_as_the_page_says(tmp_path, rng):
+    for name, language in (("odds.c", "c"), ("setup.py", "python"), ("pyproject.toml", "toml")):
+        [block] = blocks_of_the_page(language)
+        (tmp_path / name).write_text(block)
+    assert "pip install --no-build-isolation ." in PAGE.read_text()
+    options = ["-q", "--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    where = Path(csoftmax.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "--target", tmp_path / "site", "."],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(where), "CFLAGS": "-Wall -Wextra -Werror"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    odds = load(tmp_path / "site", "odds")
+    x = logits(rng, (7, 10), "float32")
+    y = np.zeros_like(x)
+    odds.log_softmax(x, y, 10)
+    assert same_bits(y, csoftmax.log_softmax(x))
+    with pytest.raises(ValueError, match="csoftmax returned 1"):
+        odds.log_softmax(x, y, 0)
+
+
+def test_the_printed_folder_is_enough_for_a_compiler(tmp_path):
+    shown = subprocess.run([sys.executable, "-m", "csoftmax", "--include"], capture_output=True, text=True, check=True)
+    source = tmp_path / "size.c"
+    source.write_text("#include <csoftmax/csoftmax.h>\nint size(void) { return (int)sizeof(csm_api); }\n")
+    compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
+    subprocess.run([compiler, "-c", f"-I{shown.stdout.strip()}", "-o", tmp_path / "size.o", source], check=True)
