@@ -34,6 +34,7 @@ nitpick_ignore_regex = [("py:obj", r"numpy\..*")]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
+autodoc_typehints = "none"  # the docstrings say them
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -131,7 +131,10 @@ def test_sources_that_are_not_built_say_so(tmp_path, without, named, how):
     """In a clone, or after an update that brought a new module."""
     copy_of_the_sources(tmp_path, *without)
     command = how.split() if how.startswith("-m") else ["-c", how]
-    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    # without site, so that what an editable installation hooks into imports does not find the modules elsewhere
+    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(np.__file__).parents[1])}
+    command = [sys.executable, "-S", *command]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: csoftmax is imported from {tmp_path / 'csoftmax'}, where {named} is not ")
