@@ -26,6 +26,7 @@ def run(test):
     return "".join(report)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of PyTorch's own forward mode
 @pytest.mark.parametrize("module", MODULES)
 def test_page(module):
     # A fence would pass for expected output; an empty line in its place keeps the line numbers.
