@@ -321,7 +321,7 @@ class _LogSoftmaxJvp(_OfInputs):
         return _vmap(_log_softmax_jvp)(*args)
 
 
-def _along(function: Callable[..., Any]) -> Callable[..., Tensor]:
+def _along(function: str) -> Callable[..., Tensor]:
     """The kernel that calls the function of csoftmax named by `function`, for tensors of one shape."""
 
     def kernel(*args: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """PyTorch: operators that autograd and torch.compile know, no copies, and PyTorch's functions on csoftmax."""
 
+import gc
 import threading
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import csoftmax
 import csoftmax.interop.torch as ct
@@ -96,9 +98,109 @@ def test_integers_are_refused():
         ct.softmax(torch.tensor([1, 2]))
 
 
-def test_dim_out_of_range():
-    with pytest.raises(IndexError):
-        ct.softmax(torch.zeros(2, 3), 2)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("dim", [2, -3, (0, 2)])
+def test_dim_out_of_range(name, dim):
+    with pytest.raises(IndexError, match=r"expected to be in range of \[-2, 1\], but got"):
+        getattr(ct, name)(torch.zeros(2, 3), dim)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("dim", [None, True, False, 1.0, "0", (0, True), torch.tensor(0.5)])
+def test_what_is_no_dim(name, dim):
+    """PyTorch refuses all of them with this type."""
+    with pytest.raises(TypeError, match=rf"{name}\(\): argument 'dim' must be int or tuple of ints"):
+        getattr(ct, name)(torch.zeros(2, 3), dim)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("dim", [np.int64(1), np.uint8(1), torch.tensor(1), [1], (-1,), (np.int32(1),)])
+def test_integers_of_any_kind_are_a_dim(name, dim):
+    x = random(2, 3)
+    assert getattr(ct, name)(x, dim).equal(getattr(ct, name)(x, 1))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_dims_that_name_none_or_one_twice(name):
+    for dim in (), (0, 0), (1, -1):
+        with pytest.raises(ValueError, match=r"dim|axis"):
+            getattr(ct, name)(torch.zeros(2, 3), dim)
+
+
+def test_logsumexp_over_all():
+    x = random(2, 3)
+    for keepdim in False, True:
+        want = torch.logsumexp(x, (0, 1), keepdim)
+        torch.testing.assert_close(ct.logsumexp(x, (), keepdim), want)
+    assert ct.logsumexp(torch.tensor(3.0), ()) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_logsumexp_of_integers(dtype, default):
+    x = torch.tensor([[0, 1, 2], [3, 0, 1]]).to(dtype)
+    torch.set_default_dtype(default)
+    try:
+        y, want = ct.logsumexp(x, 1), torch.logsumexp(x, 1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert y.dtype == want.dtype == default
+    torch.testing.assert_close(y, want)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_dtype_by_position(name, dtype):
+    for x in torch.arange(6).reshape(2, 3), random(2, 3), torch.tensor([[True, False]]):
+        want = getattr(torch, name)(x, 0, dtype)
+        y = getattr(ct, name)(x, 0, dtype)
+        assert y.dtype == dtype
+        eps = 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(y, want, rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "cross_entropy"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+def test_types_without_softmax(name, dtype):
+    arguments = (torch.tensor([0, 1]),) if name == "cross_entropy" else ()
+    with pytest.raises(TypeError, match=rf"{dtype} has no softmax: convert the tensor to float16"):
+        getattr(ct, name)(torch.zeros(2, 2).to(dtype), *arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_cross_entropy_of_integers_is_refused(dtype):
+    """A loss of an integer type would be rounded in silence."""
+    with pytest.raises(TypeError, match=rf"{dtype} has no softmax"):
+        ct.cross_entropy(torch.zeros(2, 2).to(dtype), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_arrays_are_no_tensors(name):
+    with pytest.raises(TypeError, match=rf"must be Tensor, not ndarray; for arrays there is csoftmax.{name}"):
+        getattr(ct, name)(np.zeros(3), 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_as_pytorch(dtype):
+    x, target = random(5, 7, dtype=dtype, requires_grad=True), torch.arange(5)
+    with torch.autocast("cpu", dtype):
+        pairs = [
+            (ct.cross_entropy(x, target), F.cross_entropy(x, target)),
+            (ct.softmax(x, 1), torch.softmax(x, 1)),
+            (ct.logsumexp(x, 1), torch.logsumexp(x, 1)),
+        ]
+    for y, want in pairs:
+        eps = 4 * torch.finfo(y.dtype).eps
+        torch.testing.assert_close(y, want, rtol=eps, atol=eps)  # the type too
+    assert torch.autograd.grad(pairs[0][0], x)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_without_grad(mode):
+    x = random(3, 4, requires_grad=True)
+    with mode():
+        for y in ct.softmax(x), ct.log_softmax(x), ct.logsumexp(x), ct.cross_entropy(x, torch.tensor([0, 1, 2])):
+            assert not y.requires_grad
 
 
 # ----------------------------------------------------------------------------------------- the derivatives
@@ -179,7 +281,8 @@ def operator_calls():
     for operator in ct._softmax, ct._log_softmax, ct._logsumexp:
         yield operator, (x, [1])
         yield operator, (strided, [0, 2])
-    for operator in ct._softmax_backward, ct._log_softmax_backward:
+    yield ct._shares, (x, x.detach().logsumexp(1, keepdim=True), [1])
+    for operator in ct._softmax_backward, ct._log_softmax_backward, ct._log_softmax_jvp:
         yield operator, (x, p, [1])
         yield operator, (strided, strided_p, [0])
     for reduction, grad in ("mean", random()), ("none", random(2, 4)):
@@ -229,8 +332,9 @@ def samples():
     found = {name: {} for name in OPINFO}
     for info in op_db:
         if info.name in OPINFO:
-            # Complex numbers have no softmax here, and integers only where the type of the result is named.
-            named = info.variant_test_name == "with_dtype"
+            # Complex numbers have no softmax here, and integers only where the type of the result is named; logsumexp
+            # takes them as they are.
+            named = info.variant_test_name == "with_dtype" or info.name == "logsumexp"
             for dtype in info.supported_dtypes("cpu"):
                 if dtype in FLOATS or (named and not dtype.is_complex):
                     inputs = info.sample_inputs("cpu", dtype, requires_grad=dtype.is_floating_point)
@@ -351,6 +455,142 @@ def test_replacements_nest(calls):
     assert calls == ["softmax"] * 2
     torch.softmax(x, 0)
     assert calls == ["softmax"] * 2
+
+
+def is_replaced(calls):
+    calls.clear()
+    torch.softmax(torch.zeros(3), 0)
+    return calls == ["softmax"]
+
+
+def test_patch_and_unpatch(calls):
+    for _ in range(2):  # to do either twice changes nothing
+        ct.patch()
+        assert is_replaced(calls)
+    for _ in range(2):
+        ct.unpatch()
+        assert not is_replaced(calls)
+
+
+def test_patch_within_contexts_and_contexts_within_patch(calls):
+    ct.patch()
+    with ct.replace_softmax():
+        pass
+    assert is_replaced(calls)
+    with ct.replace_softmax():
+        ct.unpatch()
+        assert is_replaced(calls)
+    assert not is_replaced(calls)
+    with ct.replace_softmax():
+        ct.patch()
+    assert is_replaced(calls)
+    ct.unpatch()
+    assert not is_replaced(calls)
+
+
+def test_a_context_entered_by_hand_lasts(calls):
+    ct.replace_softmax().__enter__()
+    gc.collect()
+    assert is_replaced(calls)
+    with ct.replace_softmax():
+        pass
+    assert is_replaced(calls)
+    ct._switch.change(contexts=-1)
+    assert not is_replaced(calls)
+
+
+def test_a_context_is_left_as_often_as_entered(calls):
+    context = ct.replace_softmax()
+    with context, context:
+        assert is_replaced(calls)
+    assert not is_replaced(calls)
+    with pytest.raises(RuntimeError, match="left more often than it was entered"):
+        context.__exit__(None, None, None)
+    assert not is_replaced(calls)
+
+
+def test_contexts_overlap_between_threads(calls):
+    entered, leave = threading.Event(), threading.Event()
+
+    def run():
+        with ct.replace_softmax():
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=run)
+    with ct.replace_softmax():
+        thread.start()
+        entered.wait()
+    assert is_replaced(calls)
+    leave.set()
+    thread.join()
+    assert not is_replaced(calls)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_replaced_in_every_mode(mode, calls):
+    with mode(), ct.replace_softmax(), ct.replace_softmax():
+        assert is_replaced(calls)
+    with ct.replace_softmax(), mode():
+        assert is_replaced(calls)
+
+
+def test_replaced_as_a_decorator(calls):
+    @ct.replace_softmax()
+    def function():
+        return is_replaced(calls)
+
+    assert function()
+    assert function()
+    assert not is_replaced(calls)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("shape", [(0,), (3, 4)])
+def test_replaced_out(name, shape, calls):
+    x, out = random(3, 4), torch.empty(shape, dtype=torch.float64)
+    want = getattr(torch, name)(x, 1)
+    with ct.replace_softmax():
+        assert getattr(torch, name)(x, 1, out=out) is out
+    assert calls == [name]
+    torch.testing.assert_close(out, want)
+
+
+def test_replaced_half_to_float_is_refused_as_by_pytorch():
+    with ct.replace_softmax(), pytest.raises(RuntimeError, match="half to float conversion is not supported on CPU"):
+        torch._softmax(torch.zeros(3).half(), 0, True)
+
+
+def transformer_calls():
+    """What the page says of PyTorch's layers: does softmax of the call pass through csoftmax as it stands?"""
+    x, mask = torch.zeros(1, 5, 8), torch.tensor([[False, False, False, True, True]])
+    attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0, batch_first=True)
+    heads = torch.zeros(1, 2, 5, 4)
+    yield attention, lambda: F.scaled_dot_product_attention(heads, heads, heads), "train", False
+    yield attention, lambda: attention(x, x, x), "train", True
+    yield attention, lambda: attention(x, x, x, need_weights=False), "train", False
+    yield attention, lambda: attention(x, x, x), "no_grad", True
+    yield attention, lambda: attention(x, x, x, key_padding_mask=mask), "no_grad", False
+    yield layer, lambda: layer(x), "train", False
+    yield layer, lambda: layer(x), "no_grad", True
+    yield layer, lambda: layer(x, src_key_padding_mask=mask), "train", False
+
+
+@pytest.mark.parametrize(("module", "call", "mode", "passes"), list(transformer_calls()))
+def test_attention_of_transformer_layers(module, call, mode, passes, calls):
+    module.train(mode == "train")
+    with torch.set_grad_enabled(mode == "train"), ct.replace_softmax():
+        call()
+        assert (calls == ["softmax"]) == passes
+        calls.clear()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                call()
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+        assert calls == ["softmax"]
 
 
 def test_replacement_ends_with_an_exception(calls):

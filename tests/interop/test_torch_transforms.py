@@ -140,6 +140,14 @@ def test_transforms(function, transform):
     torch.testing.assert_close(ours(random(3, 4)), theirs(random(3, 4)))
 
 
+@pytest.mark.parametrize("name", ["softmax", "cross_entropy"])
+@pytest.mark.parametrize("transform", ["jvp", "grad"])
+def test_what_functionalize_lacks_is_an_error(transform, name):
+    derivative = TRANSFORMS[transform](scalar(FUNCTIONS[name][0]))
+    with pytest.raises(RuntimeError, match="Functionalize rule"):
+        functionalize(derivative)(random(3, 4))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of linearize itself
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_linearize(function):
