@@ -113,6 +113,8 @@ def choose():
     """Activate the level that ``CSOFTMAX_ISA`` names, else the best there is."""
     wanted = os.environ.get("CSOFTMAX_ISA")
     available = levels_available()
+    if not available:
+        raise ImportError(f"no module of kernels is built in {os.path.dirname(__file__)}/_isa: build csoftmax anew")
     if wanted and wanted not in available:
         raise ImportError(
             f"CSOFTMAX_ISA={wanted!r} is not available; this CPU and build have: {', '.join(available)}"

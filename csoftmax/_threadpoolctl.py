@@ -15,7 +15,7 @@ def register(threadpoolctl: Any) -> None:
     if not hasattr(threadpoolctl, "register"):
         return
 
-    class Controller(threadpoolctl.LibController):  # type: ignore[misc]
+    class Controller(threadpoolctl.LibController):
         """Reads and sets the number of threads of csoftmax, in the module that holds its pool."""
 
         user_api = "csoftmax"
@@ -42,7 +42,7 @@ class Watcher:
         """The spec of threadpoolctl, that registers the controller once the module has been executed."""
         if name != NAME:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
@@ -60,4 +60,4 @@ def watch() -> None:
     if NAME in sys.modules:
         register(sys.modules[NAME])
     else:
-        sys.meta_path.insert(0, Watcher())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Watcher())
