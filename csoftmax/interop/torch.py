@@ -64,13 +64,13 @@ def _refuse_other_dtypes(tensor: Tensor) -> None:
 def _fill(out: Tensor, function: Callable[..., Any], *tensors: Tensor, dim: int | Sequence[int]) -> Tensor:
     """`out`, filled with the function of the tensors along `dim`."""
     _refuse_other_dtypes(out)
-    function(*map(_array, tensors), dim if isinstance(dim, int) else tuple(dim), out=_array(out))
+    function(*map(_array, tensors), dim if type(dim) is int else tuple(dim), out=_array(out))
     return out
 
 
 def _functionalized(op: Callable[..., Tensor], *args: Any) -> Tensor:
     """The result of the operator, which changes no argument, inside torch.func.functionalize."""
-    api = FunctorchFunctionalizeAPI(retrieve_current_functorch_interpreter())  # type: ignore[no-untyped-call]
+    api = FunctorchFunctionalizeAPI(retrieve_current_functorch_interpreter())
     with api.redispatch_to_next():
         result = op(*api.unwrap_tensors(args))
     return api.wrap_tensors(result)
@@ -926,31 +926,41 @@ def cross_entropy(
 # ------------------------------------------------------------------------------------- PyTorch's functions
 
 
-def _replacement(function: str) -> Callable[..., Tensor]:
-    """The kernel of PyTorch's operator, forward or backward, by the function of csoftmax."""
+def _forward(function: str) -> Callable[..., Tensor]:
+    """The kernel of PyTorch's forward operator, by the function of csoftmax."""
 
-    def kernel(*args: Any, **given: Tensor) -> Tensor:
-        *tensors, dim, last = args
-        if last is True:
+    def kernel(x: Tensor, dim: int, half_to_float: bool, *, out: Tensor | None = None) -> Tensor:
+        if half_to_float:
             raise RuntimeError(f"{function} with half to float conversion is not supported on CPU")
-        like = tensors[-1]
-        if given:
-            (out,) = given.values()
-            if out.shape != like.shape:
-                out.resize_(like.shape)
-        else:
-            # contiguous, as by PyTorch's own kernels, so that a later view() works as before
-            out = torch.empty_like(like, memory_format=torch.contiguous_format)
-        return _fill(out, getattr(csoftmax, function), *tensors, dim=dim)
+        return _fill(_result(x, out), getattr(csoftmax, function), x, dim=dim)
 
     return kernel
 
 
+def _backward_data(function: str) -> Callable[..., Tensor]:
+    """The kernel of PyTorch's backward operator, by the function of csoftmax."""
+
+    def kernel(
+        grad: Tensor, output: Tensor, dim: int, _: Any, *, out: Tensor | None = None, grad_input: Tensor | None = None
+    ) -> Tensor:
+        out = out if grad_input is None else grad_input
+        return _fill(_result(output, out), getattr(csoftmax, function), grad, output, dim=dim)
+
+    return kernel
+
+
+def _result(like: Tensor, out: Tensor | None) -> Tensor:
+    """The tensor to write into: `out`, or one that is contiguous as by PyTorch, so that view() works as before."""
+    if out is None:
+        return torch.empty_like(like, memory_format=torch.contiguous_format)
+    return out if out.shape == like.shape else out.resize_(like.shape)
+
+
 _KERNELS = {
-    "_softmax": _replacement("softmax"),
-    "_log_softmax": _replacement("log_softmax"),
-    "_softmax_backward_data": _replacement("softmax_backward"),
-    "_log_softmax_backward_data": _replacement("log_softmax_backward"),
+    "_softmax": _forward("softmax"),
+    "_log_softmax": _forward("log_softmax"),
+    "_softmax_backward_data": _backward_data("softmax_backward"),
+    "_log_softmax_backward_data": _backward_data("log_softmax_backward"),
 }
 
 
