@@ -24,7 +24,7 @@ def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, where=Non
     axis : int, tuple of ints or None, optional
         The `axis` given to `softmax`.
     temperature : float, optional
-        The `temperature` given to `softmax`.
+        The `temperature` given to `softmax`: any positive finite float.
     where : array_like of bool, optional
         The mask given to `softmax`, broadcast against `output`: a class that it leaves out counts for nothing,
         whatever its gradient and its probability are, and has the gradient 0.

@@ -20,8 +20,8 @@ def softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None):
     axis : int, tuple of ints or None, optional
         The axis, or axes taken together, along which the result sums to 1; None for all of them.
     temperature : float, optional
-        Positive and finite: the logits are divided by it. Towards 0 the result becomes one-hot, towards
-        infinity uniform.
+        Any positive finite float: the logits are divided by it, as in exact arithmetic. Towards 0 the result
+        becomes one-hot, towards infinity uniform.
     where : array_like of bool, optional
         Broadcast against `x`. False leaves an element out: its probability is 0, and so are all those of a row
         in which nothing is left.
@@ -91,7 +91,7 @@ def log_softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None
     axis : int, tuple of ints or None, optional
         The axis, or axes taken together, along which the probabilities sum to 1.
     temperature : float, optional
-        Positive and finite: the logits are divided by it.
+        Any positive finite float: the logits are divided by it, as in exact arithmetic.
     where : array_like of bool, optional
         Broadcast against `x`. False leaves an element out: its log-probability is -inf, and so are all those of
         a row in which nothing is left.

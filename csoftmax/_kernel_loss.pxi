@@ -72,11 +72,9 @@ cdef inline double unweighted_share(const Job *job, const real *probabilities, P
     return share
 
 
-cdef inline double target_share(const Job *job, const real *probabilities, Py_ssize_t c,
-                                int64_t exponent) noexcept nogil:
-    # q[c] / 2^exponent, but for the share of the index itself
-    cdef double share = unweighted_share(job, probabilities, c)
-    return share * class_weight(job, c) if exponent == 0 else scaled_product(share, class_weight(job, c), -exponent)
+cdef inline double target_share(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
+    # q[c], but for the share of the index itself
+    return unweighted_share(job, probabilities, c) * class_weight(job, c)
 
 
 cdef inline bint shared_out(const Job *job) noexcept nogil:
@@ -127,23 +125,29 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
     return ignored
 
 
-cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *probabilities, int64_t exponent,
+cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *probabilities, const int64_t *exponent,
                     double *whole, double *dot) noexcept nogil:
-    # q / 2^exponent is added to whole, and its product with max(x) - x to dot
-    cdef double top = -INFINITY, q, lost, whole_rest = 0, dot_rest = 0
+    # q is added to whole, and its product with max(x) - x to dot; both without a power of two, if one is given
+    cdef double top = -INFINITY, q, below, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
     for c in range(job.n):
         if x[c * step] > top:
             top = x[c * step]
     for c in range(job.n):
-        q = target_share(job, probabilities, c, exponent)
-        if q == 0:
+        if unweighted_share(job, probabilities, c) == 0 or class_weight(job, c) == 0:
             # 0 log 0 is 0: a class without a share counts for nothing, even if its logit is -inf
             continue
+        # a quarter: the difference may overflow where the product does not
+        below = 0.25 * top - 0.25 * x[c * step]
+        if exponent != NULL:
+            q = share_times(job, probabilities, c, 1, -exponent[0])
+            below = share_times(job, probabilities, c, below, 2 - exponent[0])
+        else:
+            q = target_share(job, probabilities, c)
+            below *= 4 * q
         two_sum(whole[0], q, whole, &lost)
         whole_rest += lost
-        # of quarters: the difference may overflow where the product does not
-        q = 4 * q * (0.25 * top - 0.25 * x[c * step])
+        q = below
         two_sum(dot[0], q, dot, &lost)
         dot_rest += lost
     whole[0] += whole_rest
@@ -179,7 +183,7 @@ cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *p
         for i in range(l.rows):
             if l.target[i] >= 0 or not job.loss.indices:
                 gather_target(job, row + i, probabilities)
-                share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, 0, l.whole + i, l.dot + i)
+                share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, NULL, l.whole + i, l.dot + i)
     losses.scaled = not all_ordinary(job, &l)
     if losses.scaled:
         for i in range(l.rows):
@@ -260,7 +264,7 @@ cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
     # y holds upstream * Q * p
     cdef Losses l = losses[0]
     cdef Py_ssize_t i, c
-    cdef int64_t exponent
+    cdef double share
     cdef bint shared = shared_out(job)
     # where p is close to 1, p - 1 has lost its digits
     cdef v_f64 near = set1_f64(-INFINITY if shared else 1), others, weight
@@ -274,10 +278,10 @@ cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
                     y[c * l.y_step] = 0
             elif shared:
                 gather_target(job, row + i, probabilities)
-                exponent = l.loss_exponent[i] if l.scaled else 0
                 for c in range(job.n):
-                    y[c * l.y_step] = <real> (y[c * l.y_step]
-                                              - l.upstream[i] * target_share(job, probabilities, c, exponent))
+                    share = (share_times(job, probabilities, c, l.upstream[i], -l.loss_exponent[i]) if l.scaled
+                             else l.upstream[i] * target_share(job, probabilities, c))
+                    y[c * l.y_step] = <real> (y[c * l.y_step] - share)
     if not job.loss.indices:
         return
     for i in range(l.rows):

@@ -118,6 +118,14 @@ cdef double scaled_product(double a, double b, int64_t exponent) noexcept nogil:
     return power_times(a, exponent)
 
 
+cdef double share_times(const Job *job, const real *probabilities, Py_ssize_t c, double factor,
+                        int64_t exponent) noexcept nogil:
+    # target_share times factor 2^exponent, whatever the share itself would be
+    cdef double share = significand(unweighted_share(job, probabilities, c), &exponent)
+    share *= significand(class_weight(job, c), &exponent)
+    return power_times(share * factor, exponent)
+
+
 cdef inline bint is_ordinary(double a) noexcept nogil:
     # products of three such numbers are far from the ends of the range
     return (1e-15 < fabs(a)) & (fabs(a) < 1e15) | (a == 0)
@@ -167,7 +175,7 @@ cdef void scale_shares(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losse
         l.whole[i] = scaled_product(own, class_weight(job, l.target[i]), -exponent)
     l.weight[i] = l.whole[i]
     if shared_out(job):
-        share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, exponent, l.whole + i, l.dot + i)
+        share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, &exponent, l.whole + i, l.dot + i)
     l.loss_exponent[i] = exponent
 
 

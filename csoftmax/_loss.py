@@ -27,7 +27,7 @@ def cross_entropy(
     axis : int, optional
         The class axis of `logits`, of length C.
     weight : array_like, optional
-        One weight a class.
+        One weight a class, of any size: the loss and the gradient are those of exact arithmetic.
     ignore_index : int, optional
         A class index as target that is left out: its loss and its gradient are 0. With probabilities only the
         default can be given.
@@ -105,7 +105,7 @@ def cross_entropy_with_grad(
     logits, target, axis, weight, ignore_index, label_smoothing, reduction
         As for `cross_entropy`.
     grad_output : array_like, optional
-        Gradient with respect to the loss, of its shape; 1 by default.
+        Gradient with respect to the loss, of its shape and of any size; 1 by default.
     out : ndarray, optional
         Where to write the gradient: of the shape and dtype of `logits`, which it may be itself.
 

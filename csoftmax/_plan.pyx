@@ -783,12 +783,14 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
 
 cdef double quotient(double total, double counted, int exponent) noexcept:
     """total / counted 2^exponent, or NaN for nothing counted."""
-    cdef int e = 0
+    cdef int above = 0, below = 0
     if counted == 0:
         return NAN
     if isfinite(counted):
-        counted = frexp(counted, &e)
-    return ldexp(total / counted, exponent - e)
+        counted = frexp(counted, &below)
+    if isfinite(total):
+        total = frexp(total, &above)
+    return ldexp(total / counted, exponent + above - below)
 
 
 cdef void set_scale(Job *job, double counted, int exponent) noexcept:

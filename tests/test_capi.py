@@ -132,6 +132,42 @@ def test_backward(dtype, layout, rng):
             assert same_bits(dx, want), (name, shape)
 
 
+@pytest.mark.parametrize("layout", ["rows", "columns", "misaligned"])
+@EVERY_DTYPE
+def test_temperatures_of_any_size(dtype, layout, rng):
+    for temperature in (5e-324, 1e-310, 1e-290, 1e-7, 1e301, 1.7976931348623157e308):
+        for shape in ((1, 2), (7, 3), (40, 10), (9, 1000), (2, 5000)):
+            x = LAYOUTS[layout](logits(rng, shape, dtype))
+            for name in ("softmax", "log_softmax"):
+                y, dx = LAYOUTS[layout](np.zeros_like(x)), LAYOUTS[layout](np.zeros_like(x))
+                forward, backward = getattr(csoftmax, name), getattr(csoftmax, f"{name}_backward")
+                assert call(name, dtype, *shape, x, y, temperature) == OK
+                assert same_bits(y, forward(x, temperature=temperature)), (name, shape, temperature)
+                p = LAYOUTS[layout](forward(x))
+                assert call(f"{name}_backward", dtype, *shape, x, p, dx, temperature) == OK
+                assert same_bits(dx, backward(x, p, temperature=temperature)), (name, shape, temperature)
+    x, y = np.array([[0.0, -1.0]], "float64"), np.zeros((1, 2))
+    assert call("log_softmax", "float64", 1, 2, x, y, 1e-308) == OK
+    assert y[0, 1] == -1 / 1e-308
+
+
+@EVERY_DTYPE
+def test_a_scale_of_any_size(dtype, rng):
+    for scale in (1e300, -1e293, 1.7976931348623157e308, 1e-310, 5e-324, np.inf):
+        for rows, n in ((1, 2), (40, 10), (9, 1000)):
+            x, target = logits(rng, (rows, n), dtype), rng.integers(0, n, rows)
+            loss = np.zeros(rows, "float64" if dtype == "float64" else "float32")
+            dx = np.zeros_like(x)
+            assert call("cross_entropy_with_grad", dtype, rows, n, x, target, -1, loss, dx, scale) == OK
+            want = csoftmax.cross_entropy_with_grad(x, target, reduction="none", grad_output=np.full(rows, scale))
+            assert same_bits(loss, want[0]), (rows, n, scale)
+            assert same_bits(dx, want[1]), (rows, n, scale)
+    x, dx, loss = np.array([[0.0, 1.0]]), np.zeros((1, 2)), np.zeros(1)
+    target = np.zeros(1, np.int64)
+    assert call("cross_entropy_with_grad", "float64", 1, 2, x, target, -1, loss, dx, 1e300) == OK
+    np.testing.assert_allclose(dx, [[-7.310585786300049e299, 7.310585786300049e299]], rtol=1e-15)
+
+
 @EVERY_LAYOUT
 @EVERY_DTYPE
 def test_cross_entropy(dtype, layout, rng):

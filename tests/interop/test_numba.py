@@ -228,3 +228,13 @@ def test_a_cached_function_runs_in_the_next_process(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == [str(hits), want]
+
+
+def test_temperatures_of_any_size(rng):
+    for temperature in (5e-324, 1e-290, 1e301, 1.7976931348623157e308):
+        for shape in ((3,), (40, 10), (2, 5000)):
+            x = rng.standard_normal(shape)
+            got = family(x, -1, temperature)
+            assert same_bits(got[0], csoftmax.softmax(x, temperature=temperature))
+            assert same_bits(got[1], csoftmax.log_softmax(x, temperature=temperature))
+    assert family(np.array([0.0, -1.0]), -1, 1e-308)[1][1] == -1 / 1e-308

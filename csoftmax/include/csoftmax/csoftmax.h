@@ -17,7 +17,7 @@
  * last. Where there is nothing to be had, rows are worked on by their blocks, more slowly, and only these
  * calls fail: rows of more than a million elements; cross-entropy of more than 10 000 classes in contiguous
  * floats, 3 000 in all else; columns (elements a stride apart, rows next to each other) of more than 500
- * elements.
+ * elements; rows of more than 3 000 at a temperature from 1e300 up, or below 1e-270 (derivatives: 1e-6).
  */
 #ifndef CSOFTMAX_H
 #define CSOFTMAX_H
@@ -50,7 +50,10 @@ enum csm_status {
  *                                 y = -inf counts too (set its dy to 0 if it should not)
  *   cross_entropy                 one loss a row, 0 where the target is ignore_index
  *   cross_entropy_with_grad       also the gradient of each loss times scale (1 / rows for that of their
- * mean)
+ *                                 mean)
+ *
+ * temperature is any positive finite double, scale any double: results are those of exact arithmetic, as far as
+ * their type holds them.
  */
 #define CSM_FUNCTIONS(F, T, S, L)                                                                            \
     F(softmax_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,        \
