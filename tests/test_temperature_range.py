@@ -204,7 +204,9 @@ def exact(values):
 
 def wide_of(values):
     """Long doubles, which hold every exponent met here."""
-    return np.array([np.longdouble(mpmath.nstr(v, 30, min_fixed=0, max_fixed=0)) for v in values])
+    least = mpmath.mpf(2) ** -16000
+    texts = [mpmath.nstr(v if abs(v) > least else 0 * least, 30, min_fixed=0, max_fixed=0) for v in values]
+    return np.array([np.longdouble(text) for text in texts])
 
 
 def exact_logs(x, temperature):
