@@ -1099,9 +1099,8 @@ def jacobian(output, axis, out):
         rows = rows.astype(FLOAT64 if is_wide(result) else FLOAT32, copy=False)
     shape = batch + (n, n)
     y = np.empty(shape, result) if out is None else check_out(out, shape, result)
-    if overlap(rows, y):
-        rows = rows.copy()
     with np.errstate(all="ignore"):
+        # out may overlap the rows: a ufunc reads all that its result would change before it writes it
         diagonal = rows * (1 - rows)
         np.multiply(-rows[..., :, None], rows[..., None, :], out=y, casting="same_kind")
         np.einsum("...ii->...i", y)[...] = diagonal

@@ -65,8 +65,15 @@ def _field(a):
 
 
 def _first_field(a):
-    """What the data pointer fits and the strides do not."""
+    """What the data pointer fits and the strides, of the last axis too, do not."""
     records = np.zeros(a.shape, [("value", a.dtype), ("tag", "u1")])
+    records["value"] = a
+    return records["value"]
+
+
+def _subarray_field(a):
+    """Whole elements apart along the last axis, and not along the others."""
+    records = np.zeros(a.shape[:-1], [("value", a.dtype, a.shape[-1:]), ("tag", "u1", 2)])
     records["value"] = a
     return records["value"]
 
@@ -98,6 +105,7 @@ WRITABLE_LAYOUTS = {
     "misaligned": _misaligned,
     "field of records": _field,
     "first field of records": _first_field,
+    "field of records of rows": _subarray_field,
     "subclass": lambda a: a.copy().view(Subclass),
 }
 LAYOUTS = WRITABLE_LAYOUTS | {

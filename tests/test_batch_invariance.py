@@ -1,5 +1,9 @@
 """The bits of a row depend on its values, length, type and ISA level, and on nothing around the row."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import oracle
 import pytest
@@ -199,24 +203,53 @@ def test_columns_have_the_bits_of_rows(dtype, threads, function, rng):
         assert (around[:, -20:] == 7).all(), (n, width)
 
 
-STREAMED = 32 << 20  # bytes of a result from which on it is written around the caches
+STREAMED = 1 << 20  # bytes of a result from which on it is written around the caches, in the processes started here
 
 
-@EVERY_FUNCTION
+def check_streamed(dtype, rng):
+    """Results around the caches, rows and aligned columns, have the bits of a row alone, which goes through them."""
+    for name, function in FUNCTIONS.items():
+        for width in (33, 1027, 100_003):
+            row = exact_differences(rng, width, dtype)
+            rows = np.broadcast_to(row, (STREAMED // row.nbytes + 1, width))
+            assert same_bits(function(rows), function(row)), (name, width)
+        for width in (33, 1100):
+            row = exact_differences(rng, width, dtype)
+            shape = (STREAMED // (1024 * row.nbytes) + 2, width, 1024)
+            columns = np.ascontiguousarray(np.broadcast_to(row[:, None], shape))
+            memory = np.empty(columns.nbytes + 64, np.uint8)
+            start = -memory.ctypes.data % 64
+            out = memory[start : start + columns.nbytes].view(dtype).reshape(shape)
+            assert same_bits(function(columns, 1, out=out), function(row)[:, None]), (name, width)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_results_beyond_the_caches_have_the_bits_of_rows_alone(dtype, function, rng):
-    for width in (33, 1027, 300_003):
-        row = exact_differences(rng, width, dtype)
-        rows = np.broadcast_to(row, (STREAMED // row.nbytes + 1, width))
-        assert same_bits(function(rows), function(row)), width
-    for width in (33, 1100):
-        row = exact_differences(rng, width, dtype)
-        shape = (STREAMED // (4096 * row.nbytes) + 1, width, 4096)
-        columns = np.ascontiguousarray(np.broadcast_to(row[:, None], shape))
-        memory = np.empty(columns.nbytes + 64, np.uint8)
-        start = -memory.ctypes.data % 64
-        out = memory[start : start + columns.nbytes].view(dtype).reshape(shape)
-        assert same_bits(function(columns, 1, out=out), function(row)[:, None]), width
+def test_results_beyond_the_caches_have_the_bits_of_rows_alone(dtype, isa):
+    """Streamed from a size that is read at import, and that CPUs which do not gain by it never reach otherwise."""
+    code = f"""
+import numpy as np, csoftmax, test_batch_invariance
+with csoftmax.use_isa({isa!r}):
+    test_batch_invariance.check_streamed({dtype!r}, np.random.default_rng(20240229))
+"""
+    paths = [os.path.dirname(__file__), *sys.path]
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"CSOFTMAX_STREAM_BYTES": str(STREAMED), "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, f"exit {result.returncode}: {result.stderr}"
+
+
+@pytest.mark.parametrize(("threads", "rows"), [(1, 34_000), (2, 150_000)])
+def test_no_row_is_left_out_of_a_call_of_several_waves(threads, rows, rng):
+    """Work is handed out in waves of 2^25 elements a thread; the rows are one row, which takes no memory."""
+    row = rng.standard_normal(1000).astype("float32")
+    out = np.full(rows, 7, "float32")
+    with csoftmax.threads(threads):
+        csoftmax.logsumexp(np.broadcast_to(row, (rows, 1000)), out=out)
+    assert (out == csoftmax.logsumexp(row)).all()
 
 
 def special_rows(rng, n, dtype):

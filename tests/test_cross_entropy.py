@@ -8,7 +8,7 @@ import time
 import numpy as np
 import oracle
 import pytest
-from arrays import FLOATS, LAYOUTS, MAX_ULP, SOFTMAX_ULP, exact_differences
+from arrays import DTYPES, FLOATS, LAYOUTS, MAX_ULP, SOFTMAX_ULP, exact_differences
 
 import csoftmax
 
@@ -475,3 +475,19 @@ def test_targets_that_change_during_the_call_are_never_read_out_of_bounds():
         done.set()
         other.join()
     assert changed == 3
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_beyond_the_largest_number_is_infinite_and_not_nan(dtype, axis, rng):
+    """Where the upstream gradient is infinite, or too large for float32, so are those of all classes but the target."""
+    for rows, classes in ((1, 3), (5, 10), (40, 33), (9, 100), (3, 1100), (4, 5000)):
+        x, target = rng.standard_normal((rows, classes)).astype(dtype), rng.integers(0, classes, rows)
+        chosen = np.arange(classes) == target[:, None]
+        for upstream in (np.inf, -np.inf, *([1e300] if dtype == "float32" else [])):
+            _, grad = csoftmax.cross_entropy_with_grad(
+                x if axis else x.T.copy(), target, axis, reduction="sum", grad_output=upstream
+            )
+            grad = grad if axis else grad.T
+            want = np.inf if upstream > 0 else -np.inf
+            assert (grad[~chosen] == want).all(), (classes, upstream)

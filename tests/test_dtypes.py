@@ -67,6 +67,57 @@ def test_every_16_bit_result_is_rounded_to_nearest_even(dtype, width):
     assert same_numbers(csoftmax.logsumexp(padded(x, width).T.copy(), axis=0, dtype=dtype), want)
 
 
+def finite_numbers(dtype):
+    """Those of a 16-bit type, each once, in order, as float64."""
+    x = nearest(every_pattern(dtype), "float32")
+    return np.unique(x[np.isfinite(x)].astype(float))
+
+
+def float64_beside_every_rounding_boundary(dtype):
+    """float64 numbers by the middle between every two neighbours of a 16-bit type, nearer to it than any float32.
+
+    Rounded to float32 first, they would become that middle, and then fall on the wrong side of it.
+    """
+    x = finite_numbers(dtype)
+    middle = (x[:-1] + x[1:]) / 2
+    return np.concatenate([middle, np.nextafter(middle, -np.inf), np.nextafter(middle, np.inf)])
+
+
+def nearest_of_two(x, dtype):
+    """The nearest number of a 16-bit type to each float64, ties to even; ml_dtypes goes through float32, and errs."""
+    grid = finite_numbers(dtype)
+    above = np.clip(np.searchsorted(grid, x), 1, grid.size - 1)
+    low, high = grid[above - 1], grid[above]
+    down, up = x - low, high - x
+    even = (low.astype(dtype).view(np.uint16) & 1) == 0
+    return np.where((down < up) | ((down == up) & even), low, high).astype(dtype)
+
+
+@pytest.mark.parametrize("width", [1, 2, 17])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_16_bit_result_of_float64_is_rounded_once(dtype, width):
+    x = float64_beside_every_rounding_boundary(dtype)
+    want = nearest_of_two(x, dtype)
+    assert same_numbers(csoftmax.logsumexp(padded(x, width), dtype=dtype), want)
+    assert same_numbers(csoftmax.logsumexp(padded(x, width).T.copy(), axis=0, dtype=dtype), want)
+
+
+@pytest.mark.parametrize("payload", [0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001, 0xFF807FFF, 0x7FFF8000])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_nan_of_any_payload_is_nan_in_16_bits(dtype, payload):
+    """Rounded as if it were a number, a NaN's bits may carry over into those of a zero."""
+    for width in (1, 3, 16, 40, 100):
+        rows = np.zeros((20, width), np.float32)
+        rows[::2] = np.uint32(payload).view(np.float32)
+        nan = np.isnan(rows[:, 0])
+        for x, axis in ((rows, -1), (rows.T.copy(), 0)):
+            assert np.array_equal(np.isnan(csoftmax.logsumexp(x, axis, dtype=dtype)), nan), width
+            for function in (csoftmax.softmax, csoftmax.log_softmax):
+                got = function(x, axis, dtype=dtype)
+                assert np.array_equal(np.isnan(got).all(axis), nan), (width, function)
+                assert np.array_equal(np.isnan(got).any(axis), nan), (width, function)
+
+
 @pytest.mark.parametrize("axis", [0, -1])
 @pytest.mark.parametrize("dtype", HALVES)
 def test_rows_of_16_bit_results_are_rounded_to_nearest_even(dtype, axis):

@@ -118,6 +118,11 @@ def test_out_that_overlaps_the_input_otherwise(dtype, overlap, rng):
             want = csoftmax.softmax_backward(g.copy(), p, axis)
             csoftmax.softmax_backward(g, p, axis, out=out)
             assert np.array_equal(out, want), (shape, axis)
+            g = rng.standard_normal(shape).astype(dtype)
+            p, out = (a.reshape(shape) for a in OVERLAPS[overlap](values.copy()))
+            want = csoftmax.softmax_backward(g, p.copy(), axis)
+            csoftmax.softmax_backward(g, p, axis, out=out)
+            assert np.array_equal(out, want), (shape, axis, "over the output")
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -159,3 +164,30 @@ def test_subclass_as_out_is_returned_itself():
     out = np.zeros(3).view(Subclass)
     assert csoftmax.softmax([1.0, 2.0, 4.0], out=out) is out
     assert out.sum() == pytest.approx(1)
+
+
+def test_rows_that_are_not_whole_elements_apart(rng, isa):
+    """As of a sub-array field: most rows begin at no multiple of the element's size."""
+    for dtype in DTYPES:
+        for shape, axis in (((9, 8), -1), ((40, 8), 0), ((3, 70), -1), ((50, 33), 0)):
+            records = np.zeros(shape[:1], [("a", dtype, shape[1:]), ("b", "i2")])
+            values = rng.standard_normal(shape).astype(dtype)
+            records["a"] = values
+            assert records["a"].strides[0] % records["a"].itemsize != 0
+            want = csoftmax.softmax(values, axis)
+            assert np.array_equal(csoftmax.softmax(records["a"], axis), want)
+            assert np.array_equal(csoftmax.softmax(records["a"], axis, out=records["a"]), want)
+            assert not records["b"].any()
+
+
+def test_a_long_row_over_two_axes_that_cannot_be_merged(rng):
+    """The blocks of the row begin anywhere within the inner axis."""
+    a = rng.standard_normal((300, 2, 1000)).astype("float32")
+    x = a[:, 0, :]
+    flat = np.ascontiguousarray(x).ravel()
+    for function in (csoftmax.softmax, csoftmax.log_softmax, csoftmax.logsumexp):
+        for threads in (1, 2):
+            with csoftmax.threads(threads):
+                assert np.array_equal(np.ravel(function(x, None)), np.ravel(function(flat, None))), function
+    p = csoftmax.softmax(flat).reshape(300, 1000)
+    assert np.array_equal(csoftmax.softmax_backward(x, p, None).ravel(), csoftmax.softmax_backward(flat, p.ravel()))

@@ -216,3 +216,19 @@ def test_long_rows_in_place_and_between_others(dtype, temperature, rng):
         assert np.array_equal(csoftmax.softmax(x, temperature=temperature, out=spacious[:, 2:-3]), want), width
         assert (np.delete(spacious, np.s_[2:-3], axis=1) == 7).all(), width
         assert np.array_equal(csoftmax.softmax(x, temperature=temperature, out=x), want), width
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_smallest_subnormal_probability_is_not_zero(dtype, axis):
+    """Down to half of it, a probability rounds up to the smallest subnormal number; below that it is 0."""
+    subnormal = np.finfo(dtype).smallest_subnormal
+    half = np.log(float(subnormal)) - np.log(2)
+    above, below = (half + np.array([0.05, 0.2, 0.5, 0.65]), half - np.array([0.05, 0.5, 3, 900]))
+    for width in (2, 5, 10, 40, 100, 1100):
+        for lows, want in ((above, subnormal), (below, 0)):
+            x = np.full((4, width), -np.inf, dtype)
+            x[:, 0], x[:, -1] = 0, lows
+            p = csoftmax.softmax(x) if axis else csoftmax.softmax(x.T.copy(), 0).T
+            assert (p[:, 0] == 1).all(), width
+            assert (p[:, -1] == want).all(), (width, p[:, -1])

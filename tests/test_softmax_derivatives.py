@@ -198,11 +198,19 @@ def test_jacobian_replaces_its_axis_by_two_trailing_ones(axis, rng):
     assert np.array_equal(out, jacobian)
 
 
-def test_jacobian_may_overlap_its_input():
-    memory = np.arange(30.0)
-    p = memory[3:8]
-    want = csoftmax.softmax_jacobian(p.copy())
-    assert np.array_equal(csoftmax.softmax_jacobian(p, out=memory[:25].reshape(5, 5)), want)
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_jacobian_may_overlap_its_input(dtype, rows, rng):
+    """Wherever the rows lie in the result, at its end too, and whether or not they are read where they lie."""
+    size = rows * 5
+    for first in (0, 3, size * 2, size * 4):
+        for view in (lambda p: p, lambda p: p[::-1, ::-1], lambda p: p[:, ::-1]):
+            memory = rng.random(size * 5).astype(dtype)
+            p = view(memory[first : first + size].reshape(rows, 5))
+            want = csoftmax.softmax_jacobian(p.copy())
+            out = memory.reshape(rows, 5, 5)
+            assert csoftmax.softmax_jacobian(p, out=out) is out
+            assert np.array_equal(out, want), first
 
 
 def test_jacobian_times_vector_is_the_jvp(rng):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -39,6 +40,59 @@ print(digest.hexdigest())
 """
 
 
+# `aligned` makes an array that begins at a multiple of 64 bytes, with a gap behind each of its parts.
+STREAMED = """
+import sys
+import numpy as np, csoftmax
+dtype = np.dtype(sys.argv[2])
+def aligned(shape, gap=0):
+    part = int(np.prod(shape[1:])) + gap
+    memory = np.full(shape[0] * part * dtype.itemsize + 64, 0xFF, np.uint8)
+    start = -memory.ctypes.data % 64
+    parts = memory[start : start + shape[0] * part * dtype.itemsize].view(dtype).reshape(shape[0], part)
+    return parts[:, : part - gap].reshape(shape) if gap == 0 else np.lib.stride_tricks.as_strided(
+        parts, shape, (parts.strides[0], *np.empty(shape[1:], dtype).strides))
+def alone(function, x):
+    return np.stack([function(row) for row in x])
+rng = np.random.default_rng(5)
+functions = [csoftmax.softmax, csoftmax.log_softmax]
+"""
+
+# 64 columns of 1100: blocks of unlike maxima, hundreds apart
+COLUMNS_OF_BLOCKS = """
+rows = rng.standard_normal((64, 1100)).astype(dtype)
+rows[:, :512] += 40
+rows[::2, 700] += 45
+for function in functions:
+    out = aligned((1100, 64))
+    function(np.ascontiguousarray(rows.T), 0, out=out)
+    assert (out.T == alone(function, rows)).all(), function
+"""
+
+UNALIGNED_PANELS = """
+for gap in (1, 4, 64 // dtype.itemsize):
+    x = rng.standard_normal((5, 40, 64)).astype(dtype)
+    for function in functions:
+        out = aligned(x.shape, gap)
+        assert out.ctypes.data % 64 == 0
+        function(x, 1, out=out)
+        want = np.stack([alone(function, np.ascontiguousarray(panel.T)).T for panel in x])
+        assert (out == want).all(), (function, gap)
+"""
+
+
+def run_streamed(code, level, dtype):
+    code = STREAMED + "with csoftmax.use_isa(sys.argv[1]):\n" + textwrap.indent(code, "    ")
+    result = subprocess.run(
+        [sys.executable, "-c", code, level, dtype],
+        env=os.environ | {"CSOFTMAX_STREAM_BYTES": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, f"exit {result.returncode}: {result.stderr}"
+
+
 def digest(level, stream_bytes):
     result = subprocess.run(
         [sys.executable, "-c", DIGEST, level],
@@ -48,6 +102,18 @@ def digest(level, stream_bytes):
         timeout=300,
     )
     return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_columns_of_several_blocks_are_exponentiated_again_as_they_are_stored(isa, dtype):
+    """Each block from its own maximum; `out` is aligned, so that columns are streamed at all."""
+    run_streamed(COLUMNS_OF_BLOCKS, isa, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_panels_that_are_not_aligned_are_not_streamed(isa, dtype):
+    """A 3-D `out` whose first panel is aligned, and the others not: an aligned store there would end the process."""
+    run_streamed(UNALIGNED_PANELS, isa, dtype)
 
 
 def test_no_bit_depends_on_it(isa):

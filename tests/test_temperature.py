@@ -104,3 +104,13 @@ def test_rows_of_several_blocks_are_as_accurate_as_rows_of_one(temperature, rng)
         x = rng.standard_normal((4, n)) * (100 if temperature > 0.1 else 3)
         got = csoftmax.softmax(x, temperature=temperature)
         assert oracle.max_ulp(got, oracle.softmax(x, temperature=temperature)) <= 4, n
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.3, 0.7, 1 / 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_temperature_that_the_type_does_not_hold_costs_no_digits(dtype, temperature, rng):
+    """What rounding the temperature to the type of the logits loses is magnified by the quotient: it is made up for."""
+    for shape, axis in SHAPES:
+        x = exact_differences(rng, shape, dtype)
+        p = csoftmax.softmax(x, axis, temperature=temperature)
+        assert oracle.max_ulp(p, oracle.softmax(x, axis, temperature)) <= 5, shape

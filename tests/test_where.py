@@ -133,6 +133,25 @@ def test_special_values_that_the_mask_keeps(dtype):
     )
 
 
+@pytest.mark.parametrize("columns", [1, 4, 5, 16, 17, 40])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_special_values_that_the_mask_keeps_in_columns(dtype, columns):
+    """What the mask leaves out of a column that is NaN is 0 or -inf, in whole vectors of columns and in the rest."""
+    nan, inf = np.nan, np.inf
+    x = np.array([[1, nan, 2], [1, inf, 2], [-inf, 5, -inf], [1, -inf, 1], [nan, 3, 4]], dtype)
+    where = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0]], bool)
+    for first in range(len(x)):
+        for chosen in ((first + np.arange(columns)) % len(x), np.full(columns, first)):
+            rows, kept = x[chosen], where[chosen]
+            columnar, mask = np.ascontiguousarray(rows.T), np.ascontiguousarray(kept.T)
+            for function, nothing in ((csoftmax.softmax, 0), (csoftmax.log_softmax, -inf)):
+                got = function(columnar, 0, where=mask)
+                assert (got[~mask] == nothing).all()
+                assert np.array_equal(got.T, function(rows, where=kept), equal_nan=True)
+            total = csoftmax.logsumexp(columnar, 0, where=mask)
+            assert np.array_equal(total, csoftmax.logsumexp(rows, where=kept), equal_nan=True)
+
+
 # each with the function of which it is the derivative, and the oracle's
 DERIVATIVES = [
     (csoftmax.softmax_backward, csoftmax.softmax, oracle.softmax_vjp),
@@ -253,13 +272,17 @@ class TestRefused:
             function(np.ones(3), where=mask)
 
 
-def test_out_may_overlap_the_mask(rng):
-    x = rng.standard_normal(100)
-    memory = np.zeros(800, np.uint8)
-    mask, out = memory[350:450].view(bool), memory.view(np.float64)
-    mask[::3] = True
-    want = csoftmax.softmax(x, where=mask.copy())
-    assert np.array_equal(csoftmax.softmax(x, where=mask, out=out), want)
+@pytest.mark.parametrize("function", [csoftmax.softmax, csoftmax.log_softmax])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_out_may_overlap_the_mask(axis, function, rng):
+    """So many rows that the first are written before the mask of the last is read."""
+    for shape in ((1, 100), (200, 300)):
+        x = rng.standard_normal(shape)
+        memory = np.zeros(x.nbytes, np.uint8)
+        mask, out = memory[x.size * 4 : x.size * 5].view(bool).reshape(shape), memory.view(np.float64).reshape(shape)
+        mask[:, ::3] = True
+        want = function(x, axis, where=mask.copy())
+        assert np.array_equal(function(x, axis, where=mask, out=out), want)
 
 
 def test_reduced_out_may_overlap_the_mask(rng):

@@ -3,7 +3,7 @@
     python tests/trust/scratch.py FOLDER LEVEL STEP
 
 FOLDER holds the built `exact_scratch`. Run by `test_scratch`, in a process of its own. It notes each block of calls on
-stderr, so that the last note names what a killed process was at, and prints the number of runs of the kernels at the end.
+stderr, so that the last note names what a killed process was at, and prints how often the kernels ran at the end.
 """
 
 import importlib
@@ -39,10 +39,10 @@ def integer_calls(x, axis, mask, target, out):
 def operands(rng, layout, dtype, rows, width):
     """x, p, out, a mask that keeps the first element of every row, targets; of one layout, and the axis."""
     float_dtype = "float64" if dtype == "int64" else dtype
-    kinds = {"x": dtype, "p": float_dtype, "out": float_dtype, "mask": bool}
-    made = {name: LAYOUTS[layout](lambda shape, k=kind: np.zeros(shape, k), rows, width) for name, kind in kinds.items()}
-    axis = made["x"][1]
-    x, p, out, mask = (made[name][0] for name in kinds)
+    kinds = dtype, float_dtype, float_dtype, bool
+    made = [LAYOUTS[layout](lambda shape, k=kind: np.zeros(shape, k), rows, width) for kind in kinds]
+    x, p, out, mask = (array for array, _ in made)
+    axis = made[0][1]
     x[...] = rng.integers(0, 30, x.shape) + (2**60 if dtype == "int64" else 0)
     p[...] = -rng.uniform(0.1, 1, p.shape)
     mask[...] = rng.integers(0, 3, x.shape) > 0

@@ -1,4 +1,4 @@
-"""The kernels stay within the scratch that they ask for: the sweep of `scratch`, in a process that would die of one byte."""
+"""The kernels stay within the scratch that they ask for: `scratch`, in a process that one byte too far would kill."""
 
 import os
 import signal
