@@ -147,8 +147,7 @@ cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *
             below *= 4 * q
         two_sum(whole[0], q, whole, &lost)
         whole_rest += lost
-        q = below
-        two_sum(dot[0], q, dot, &lost)
+        two_sum(dot[0], below, dot, &lost)
         dot_rest += lost
     whole[0] += whole_rest
     if -INFINITY < dot[0] < INFINITY:
