@@ -4,8 +4,9 @@ A unit is a row, or a tile of columns; a long row is split by its blocks, which 
 on a unit changes none of its bits. Work goes out in waves, so that Ctrl-C is heard between two of them.
 """
 
-import os
 from contextlib import contextmanager
+
+from csoftmax import _cpus
 
 cimport cython
 from cpython.contextvars cimport PyContextVar_New, get_value
@@ -13,8 +14,6 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-
-from csoftmax import _cpus
 
 from csoftmax._dispatch cimport kernels_for
 from csoftmax._job cimport (
@@ -60,18 +59,16 @@ cdef extern from *:
 cdef enum:
     SMALL_SCRATCH = 16384
     GIL_ELEMENTS = 4096           # calls below this keep the GIL: letting go would cost more than the work
-    SPLIT_ROW = 65536             # rows from here are worked on by blocks where there are fewer than threads
+    SPLIT_ROW = 32768             # rows from here are worked on by blocks where there are fewer than threads
     LONG_ROW = 262144             # rows from here always are
     WAVE_ELEMENTS = 33554432      # elements of a wave, a thread
     BLOCKS = 32                   # of a long row, in a chunk
     SHARES = 4                    # chunks a thread at least, so that who is late or slow holds up none
     CHUNK_NS = 50000              # time that a chunk may take if it can be smaller
-    ALIGNED_UNITS = 16            # units of larger chunks come in multiples of this
+    WIDE_CHUNK = 128              # units of larger chunks than this ...
+    ALIGNED_UNITS = 16            # ... come in multiples of this: the rows that kernels take together
+    MOST_CHUNKS = 1073741824
     MOST_COUNT = 65536            # threads that may be asked for
-
-cdef extern from "csoftmax/_float_mode.h":
-    pass
-
 
 # ------------------------------------------------------------------------------------------------ how long
 
@@ -86,7 +83,10 @@ ELEMENT_NS[<int> LOG_SOFTMAX_JVP] = 0.24
 ELEMENT_NS[<int> CROSS_ENTROPY] = 0.2
 ELEMENT_NS[<int> CROSS_ENTROPY_GRAD] = 0.28
 cdef double ROW_NS = 10           # and a row
-cdef double STAGED = 2            # times as long if it must be gathered
+cdef double STAGED = 2            # times as long if it must be gathered, ...
+cdef double DOWN = 1.5            # ... or walked down its columns
+cdef double BORDER_NS = 500       # what a row costs two threads that have neighbouring columns of it in their caches
+cdef double CACHED_BYTES = 4e6    # of arrays that are in them, call after call
 
 
 cdef double time_of(const Job *job, const Kernels *kernels) noexcept nogil:
@@ -94,7 +94,18 @@ cdef double time_of(const Job *job, const Kernels *kernels) noexcept nogil:
     cdef double element = ELEMENT_NS[job.operation] * 16 / kernels.lanes
     if not job.direct:
         element *= STAGED
-    return job.rows * (job.n * element + (ROW_NS if job.walk == ROWS else 0))
+    if job.walk == COLUMNS:
+        return job.rows * job.n * element * DOWN
+    return job.rows * (job.n * element + ROW_NS)
+
+
+cdef double cost_of_borders(const Job *job, int threads, bint wide) noexcept nogil:
+    """Nanoseconds that threads lose together to tiles of columns whose rows lie in the same lines of the cache."""
+    cdef double size = 8 if wide else 4, operands = 1 + (job.p.data != NULL) + (job.y.data != NULL)
+    if (job.walk == ROWS or job.rows >= threads * job.batch_shape[job.batch_ndim - 1]
+            or size * operands * job.rows * job.n > CACHED_BYTES):
+        return 0
+    return job.n * BORDER_NS
 
 
 # ------------------------------------------------------------------------------------------------- its run
@@ -139,7 +150,8 @@ cdef int run(const Job *job, bint wide) except -1:
         return 0
     try:
         ns = time_of(job, kernels)
-        threads = useful_threads(effective_threads(), ns)
+        threads = effective_threads()
+        threads = useful_threads(threads, ns - cost_of_borders(job, threads, wide))
         if by_blocks(job, threads):
             return run_by_blocks(job, kernels, threads)
         return run_units(job, kernels, size, threads, ns)
@@ -196,15 +208,14 @@ cdef Py_ssize_t units_of_chunk(const Job *job, int threads, double ns) noexcept 
     """So many units that every thread gets several chunks, none of which takes long. A loss is summed by chunks whose
     size no thread count may move: it gets whole ones of those.
     """
-    cdef Py_ssize_t least = loss_chunk(job.n) if is_loss(job) and job.walk == ROWS else 1, units = job.units, longest
+    cdef Py_ssize_t least = loss_chunk(job.n) if is_loss(job) and job.walk == ROWS else 1, units = job.units, chunks
     cdef Py_ssize_t unit_elements = (job.n * job.rows) // job.units + 1
     if threads > 1:
-        units = (job.units + threads * SHARES - 1) // (threads * SHARES)
-        longest = <Py_ssize_t> (CHUNK_NS * job.units / ns) + 1
-        # the pool counts chunks in 31 bits
-        units = max(min(units, longest), job.units >> 30)
-        if units > ALIGNED_UNITS:
-            units = units // ALIGNED_UNITS * ALIGNED_UNITS
+        # as many for each thread; the pool counts them in 31 bits
+        chunks = threads * <Py_ssize_t> min(max(ns / (CHUNK_NS * threads) + 1, SHARES), MOST_CHUNKS // threads)
+        units = (job.units + chunks - 1) // chunks
+        if units > WIDE_CHUNK:
+            units = (units + ALIGNED_UNITS - 1) // ALIGNED_UNITS * ALIGNED_UNITS
     if units * unit_elements > WAVE_ELEMENTS:
         units = WAVE_ELEMENTS // unit_elements + 1
     return max(least, units // least * least)

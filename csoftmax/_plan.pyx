@@ -586,7 +586,7 @@ cdef inline double plain_temperature(int operation, object temperature) noexcept
 
 cpdef forward(int operation, x, axis, temperature, where, out, dtype):
     """softmax or log_softmax."""
-    cdef object caller_mode
+    cdef object _caller_mode
     cdef Job job
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
@@ -602,7 +602,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
             y = out
         run_plain(operation, a, None, y, number, t)
         return y
-    caller_mode = _core.default_mode()
+    _caller_mode = _core.default_mode()
     a = as_array("x", x)
     t = check_temperature(temperature)
     find_axes(axis, a.ndim, &axes)
@@ -630,7 +630,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
 
 cpdef logsumexp(x, axis, where, keepdims, out, dtype):
     """log of the sum of exponentials over `axis`."""
-    cdef object caller_mode
+    cdef object _caller_mode
     cdef Job job
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
@@ -642,7 +642,7 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
         y = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(a) - 1, cnp.PyArray_DIMS(a), number)
         run_plain(LOGSUMEXP, a, None, y, number, 1)
         return y if y.ndim else y[()]
-    caller_mode = _core.default_mode()
+    _caller_mode = _core.default_mode()
     a = as_array("x", x)
     find_axes(axis, a.ndim, &axes)
     result = result_dtype(a.dtype, dtype)
@@ -671,7 +671,7 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
 
 cpdef backward(int operation, v, output, axis, temperature, where, out, name):
     """The product of a Jacobian and `v`, called `name`, from the forward's `output`."""
-    cdef object caller_mode
+    cdef object _caller_mode
     cdef Job job
     cdef Axes axes
     cdef cnp.ndarray g, p, y, mask = None
@@ -688,7 +688,7 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
             y = out
         run_plain(operation, g, output, y, number, t)
         return y
-    caller_mode = _core.default_mode()
+    _caller_mode = _core.default_mode()
     g = as_array(name, v)
     p = as_array("output", output)
     t = check_temperature(temperature)
@@ -720,7 +720,7 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
 
 def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, reduction, grad_output, out, bint grad):
     """The loss, and with `grad` its gradient too, as a pair."""
-    cdef object caller_mode = _core.default_mode()
+    cdef object _caller_mode = _core.default_mode()
     cdef Job job
     cdef Axes axes
     cdef cnp.ndarray a = as_array("logits", logits), t, w, y = None, upstream = None, per_row = None
@@ -1084,7 +1084,7 @@ cdef object no_class(object index, tuple place, Py_ssize_t classes, object ignor
 
 def jacobian(output, axis, out):
     """diag(p) - p p^T of each row of `output`, in two trailing axes."""
-    cdef object caller_mode = _core.default_mode()
+    cdef object _caller_mode = _core.default_mode()
     cdef Axes axes
     cdef cnp.ndarray p = as_array("output", output), y, rows
     cdef int d

@@ -207,6 +207,7 @@ static struct {
     volatile uint32_t sleeping; /* workers that sleep or are about to ... */
     volatile uint32_t spinning; /* ... or look out for a task */
     volatile int64_t alone_until;   /* when calls may use workers again */
+    volatile int64_t last_call; /* when a call last asked how many threads are useful */
     volatile int64_t credit;    /* ns that workers have saved and not cost again, up to CREDIT */
 } pool = {.guard = LOCK_INIT, .last_loss = -FORGOTTEN, .credit = FIRST_CREDIT};
 
@@ -425,10 +426,17 @@ void csm_pool_run(csm_chunk_fn run, void *work, ptrdiff_t chunks, int threads) {
 }
 
 int csm_pool_useful(int threads, double ns) {
+    int64_t time, before;
+    int awake;
     double most;
     if (threads <= 1 || ns < 2 * LEAST_AWAKE) return 1;
-    if (now() < LOAD(&pool.alone_until)) return 1;
-    most = ns / (LOAD(&pool.spinning) > 0 ? LEAST_AWAKE : LEAST_ASLEEP);
+    time = now();
+    if (time < LOAD(&pool.alone_until)) return 1;
+    /* Who calls again at once finds workers awake from the second call on, if it wakes them for the first. */
+    before = LOAD(&pool.last_call);
+    STORE64(&pool.last_call, time);
+    awake = LOAD(&pool.spinning) > 0 || (double)(time - before) < ns + WORKER_SPIN;
+    most = ns / (awake ? LEAST_AWAKE : LEAST_ASLEEP);
     return most >= threads ? threads : most >= 1 ? (int)most : 1;
 }
 

@@ -149,10 +149,11 @@ cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size, int threads, bi
         # losses are summed by tiles, which no thread count may move
         job.width = min(job.width, TILE_LEAST_BYTES // size)
     job.width = max(line, job.width // line * line)
-    share = job.rows // threads
+    share = (job.rows + threads - 1) // threads
     if not loss and job.rows // inner < threads and job.width > share:
-        # no thread should be without work
-        job.width = max(line, share // line * line)
+        # no thread should be without work; nor should there be a tile of a few columns over, since two threads that
+        # write to one line of the cache wait for each other
+        job.width = (share + line - 1) // line * line
     job.width = min(job.width, inner)
 
 
