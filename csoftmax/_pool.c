@@ -15,8 +15,9 @@
  *   Rayon         Nobody is woken while enough idle workers are awake; who has been woken wakes the next.
  *   BLIS          How many threads a call gets comes from its size, not from how many there are.
  *   numexpr, blosc2   A forked child starts with no workers and makes its own; small calls go alone.
- *   TCP           When workers have cost more time than they saved, calls go alone for a pause that grows with each
- *                 such loss; one call after it tries again.
+ *   TCP           When workers have cost more time than they saved, calls go alone for a pause that grows each time;
+ *                 after it they try again.
+ * What a call would have taken alone is known from its own fastest chunk, whoever else wants the CPUs meanwhile.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
@@ -38,11 +39,12 @@ enum {
     CALLER_SPIN = 20000,         /* ns that a caller looks out for the last chunks of others before it sleeps */
     VAIN_WAKE = 5000,            /* ns that it costs to wake a worker for a call in which none joins */
     FIRST_CREDIT = 100000,       /* ns that workers may cost before they have saved any */
-    CREDIT = 1000000,            /* ns that they have saved are remembered up to this */
+    CREDIT = 10000000,           /* ns that they have saved are remembered up to this */
 };
 #define FIRST_PAUSE INT64_C(20000000)   /* ns that calls go alone after a loss, ... */
 #define LONGEST_PAUSE INT64_C(1000000000)
 #define FORGOTTEN INT64_C(5000000000)   /* ... if there was none for so long; else four times the last pause */
+#define TOLERANCE 1.125     /* times as long as the fastest chunk others may take without being taken for slow */
 #define BACK (UINT64_C(1) << 32)
 #define WAITED_FOR UINT32_C(0x80000000)
 
@@ -192,6 +194,7 @@ typedef struct task {
     ptrdiff_t chunks;
     volatile uint64_t taken;    /* from the front, and BACK times those from the back; goes on when none is left */
     volatile uint32_t working;  /* workers that have joined and not left; WAITED_FOR: the caller sleeps until it is 0 */
+    volatile int64_t fastest;   /* ns of the chunk that took least, but for the last one, which may be smaller; or 0 */
     int places, joined, to_wake;    /* workers it has room for, that have ever joined, still to be woken: under `guard` */
     struct task *next;
 } task;
@@ -250,11 +253,22 @@ static int take(task *t, uint64_t end, ptrdiff_t *chunk) {
     return front + back < t->chunks;
 }
 
-/* Works on chunks from one end until none is left; how many. */
-static ptrdiff_t work_on(task *t, uint64_t end, int slot) {
-    ptrdiff_t chunk, done = 0;
-    for (; take(t, end, &chunk); done++) t->run(t->work, chunk, slot);
-    return done;
+static void note_chunk(task *t, int64_t ns) {
+    int64_t fastest = LOAD(&t->fastest);
+    /* Where two threads do this at once, one of two short times gets lost. */
+    if (fastest == 0 || ns < fastest) STORE64(&t->fastest, ns);
+}
+
+/* Works on chunks from one end until none is left. */
+static void work_on(task *t, uint64_t end, int slot) {
+    int64_t before = now(), after;
+    ptrdiff_t chunk;
+    while (take(t, end, &chunk)) {
+        t->run(t->work, chunk, slot);
+        after = now();
+        if (chunk < t->chunks - 1) note_chunk(t, after - before);
+        before = after;
+    }
 }
 
 /* Sleepers to be woken by this thread. Under `guard`. */
@@ -397,8 +411,8 @@ static void settle(int64_t saved) {
 
 void csm_pool_run(csm_chunk_fn run, void *work, ptrdiff_t chunks, int threads) {
     task t;
-    ptrdiff_t own;
-    int64_t begun, taken, ended;
+    int64_t begun;
+    double alone;
     memset(&t, 0, sizeof t);
     t.run = run;
     t.work = work;
@@ -407,22 +421,16 @@ void csm_pool_run(csm_chunk_fn run, void *work, ptrdiff_t chunks, int threads) {
     if (t.places > MOST_WORKERS) t.places = MOST_WORKERS;
     if (t.places > 0) hire(t.places);
     if (t.places <= 0 || csm_pool_workers() == 0) {
-        work_on(&t, 1, 0);
+        for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) run(work, chunk, 0);
         return;
     }
     begun = now();
     publish(&t);
-    own = work_on(&t, 1, 0);
-    taken = now();
+    work_on(&t, 1, 0);
     withdraw(&t);
-    if (t.joined == 0) {
-        settle(-VAIN_WAKE);
-        return;
-    }
     if (LOAD(&t.working) != 0) wait_for_workers(&t);
-    ended = now();
-    if (own == 0) return;   /* workers had done all before the caller began, who was late */
-    settle((int64_t)((double)(taken - begun) * (double)(chunks - own) / (double)own) - (ended - taken));
+    alone = (double)LOAD(&t.fastest) * (double)chunks * TOLERANCE;
+    settle((int64_t)alone - (now() - begun) - (t.joined == 0 ? VAIN_WAKE : 0));
 }
 
 int csm_pool_useful(int threads, double ns) {
