@@ -140,7 +140,7 @@ def threads(scale):
 
 @step("Guard pages directly before and behind every argument, widths 1 to 300")
 def guard(scale):
-    return pytest("tests/trust/test_guard_pages.py", f"--scale={scale}")
+    return pytest("tests/trust/test_guard_pages.py", "tests/trust/test_scratch.py", f"--scale={scale}")
 
 
 @step("Leaks, and allocations that fail")
