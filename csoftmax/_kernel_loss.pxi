@@ -3,7 +3,7 @@
 # Rows and columns differ only in the step between their elements.
 
 cdef enum:
-    LOSS_ARRAYS = 14
+    LOSS_ARRAYS = 13
 
 
 cdef struct Losses:
@@ -26,7 +26,7 @@ cdef struct Losses:
     double *whole             # Q
     double *dot               # sum(q (m - x))
     double *at_target         # x[target], read before the gradient may overwrite it
-    double *surprise          # -log(p[target])
+    double *surprise          # -log(p[target]), in place of log_rest
     bint scaled               # powers of two have been taken out of some rows:
     int64_t *loss_exponent    # out of weight, whole and dot, and so of the loss,
     int64_t *grad_exponent    # and out of the gradient
@@ -50,8 +50,8 @@ cdef void lay_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
     l.whole = l.weight + across
     l.dot = l.whole + across
     l.at_target = l.dot + across
-    l.surprise = l.at_target + across
-    l.loss_exponent = <int64_t *> (l.surprise + across)
+    l.surprise = l.log_rest
+    l.loss_exponent = <int64_t *> (l.at_target + across)
     l.grad_exponent = l.loss_exponent + across
     l.each = <real *> (l.grad_exponent + across)
 

@@ -833,7 +833,7 @@ cdef double run_loss(Job *job, bint wide, int *exponent) except? -1:
 cdef double sum_of(const double *sums, Py_ssize_t parts, int which) noexcept:
     cdef double total = 0, lost = 0, error
     cdef Py_ssize_t i
-    for i in range(2 * which, 2 * SUMS * parts, 2 * SUMS):
+    for i from 2 * which <= i < 2 * SUMS * parts by 2 * SUMS:
         two_sum(total, sums[i], &total, &error)
         lost += error + sums[i + 1]
     return total + lost if isfinite(lost) else total
