@@ -64,7 +64,7 @@ cdef enum:
     WAVE_ELEMENTS = 33554432      # elements of a wave, a thread
     BLOCKS = 32                   # of a long row, in a chunk
     SHARES = 4                    # chunks a thread at least, so that who is late or slow holds up none
-    CHUNK_NS = 50000              # time that a chunk may take if it can be smaller
+    CHUNK_NS = 100000             # time that a chunk may take if it can be smaller
     WIDE_CHUNK = 128              # units of larger chunks than this ...
     ALIGNED_UNITS = 16            # ... come in multiples of this: the rows that kernels take together
     MOST_CHUNKS = 1073741824
