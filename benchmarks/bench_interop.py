@@ -10,11 +10,14 @@ take turns, round by round; a time is the median of its rounds.
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 
 import measure
 import numpy as np
+
+from csoftmax._bench import interleave
 
 CASES = {}
 
@@ -478,9 +481,8 @@ def main():
         without, within = prepare()
         check(name, without, within)
         runs = {"without": without, "with": within}
-        times = measure.median(
-            measure.interleave(runs, threads=options.threads, rounds=options.rounds, dropout=100)
-        )
+        rounds = interleave(runs, threads=options.threads, rounds=range(options.rounds), dropout=100)
+        times = {side: statistics.median(figures) for side, figures in rounds.items()}
         ratio = times["without"] / times["with"]
         print(
             f"| {name} | {duration(times['without'])} | {duration(times['with'])} | {ratio:.2f} |", flush=True

@@ -13,15 +13,31 @@ import ctypes
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes  # noqa: F401 (gives NumPy the name "bfloat16")
 import numpy as np
-from cases import DTYPES, OPERATIONS, Cell, Problem
+
+import csoftmax
+from csoftmax._bench import FORMATS, Cell, Problem, WrongAnswer, numpy_softmax, numpy_softmax_backward
+
+OPERATIONS = (
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "softmax_backward",
+    "log_softmax_backward",
+    "cross_entropy",
+    "cross_entropy_with_grad",
+)
+REDUCTIONS = {"none": lambda losses: losses, "mean": np.mean, "sum": np.sum}
 
 
 class Contender:
     name = package = None
+    needs = ()  # the packages that it takes besides its own
     dtypes = ("float32", "float64", "float16", "bfloat16")
 
     def __init__(self, threads):
@@ -31,6 +47,10 @@ class Contender:
     @classmethod
     def version(cls):
         return importlib.metadata.version(cls.package)
+
+    @classmethod
+    def installed(cls):
+        return all(importlib.util.find_spec(package) for package in (cls.package, *cls.needs))
 
     @classmethod
     def has(cls, cell):
@@ -53,6 +73,10 @@ class CSoftmax(Contender):
         self.library.set_num_threads(threads)
 
     @classmethod
+    def version(cls):
+        return csoftmax.runtime_info()["version"]
+
+    @classmethod
     def has(cls, cell):
         return cell.operation in OPERATIONS
 
@@ -67,6 +91,8 @@ class CSoftmax(Contender):
         keywords = ({"axis": cell.axis} if cell.axis != -1 else {}) | (
             {"out": problem.out} if cell.out else {}
         )
+        if cell.reduction != "mean":
+            keywords["reduction"] = cell.reduction
         return functools.partial(function, *inputs, **keywords)
 
 
@@ -77,14 +103,12 @@ class NumPy(Contender):
     dtypes = ("float32", "float64", "float16")
 
     def softmax(self, problem):
-        x, axis, out = problem.x, problem.cell.axis, problem.out if problem.cell.out else None
+        out = problem.out if problem.cell.out else None
+        return functools.partial(numpy_softmax, problem.x, problem.cell.axis, out)
 
-        def run():
-            y = np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-            np.exp(y, out=y)
-            return np.divide(y, y.sum(axis=axis, keepdims=True), out=y)
-
-        return run
+    def softmax_backward(self, problem):
+        out = problem.out if problem.cell.out else None
+        return functools.partial(numpy_softmax_backward, problem.grad, problem.output, problem.cell.axis, out)
 
     def log_softmax(self, problem):
         x, axis, out = problem.x, problem.cell.axis, problem.out if problem.cell.out else None
@@ -105,17 +129,6 @@ class NumPy(Contender):
 
         return run
 
-    def softmax_backward(self, problem):
-        g, p, axis = problem.grad, problem.output, problem.cell.axis
-        out = problem.out if problem.cell.out else None
-
-        def run():
-            y = np.multiply(g, p, out=out)
-            y = np.subtract(g, y.sum(axis=axis, keepdims=True), out=y)
-            return np.multiply(y, p, out=y)
-
-        return run
-
     def log_softmax_backward(self, problem):
         g, log_p, axis = problem.grad, problem.output, problem.cell.axis
         out = problem.out if problem.cell.out else None
@@ -129,27 +142,30 @@ class NumPy(Contender):
 
     def cross_entropy(self, problem):
         x, target = problem.x, problem.target[..., None]
+        reduce = REDUCTIONS[problem.cell.reduction]
 
         def run():
             maximum = x.max(axis=-1, keepdims=True)
             y = np.subtract(x, maximum)
             loss = np.log(np.exp(y, out=y).sum(axis=-1, keepdims=True)) + maximum
-            return np.mean(loss - np.take_along_axis(x, target, -1))
+            return reduce((loss - np.take_along_axis(x, target, -1))[..., 0])
 
         return run
 
     def cross_entropy_with_grad(self, problem):
         x, target, out = problem.x, problem.target[..., None], problem.out if problem.cell.out else None
+        reduce, mean = REDUCTIONS[problem.cell.reduction], problem.cell.reduction == "mean"
 
         def run():
             y = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
             picked = np.take_along_axis(y, target, -1)
             np.exp(y, out=y)
             total = y.sum(axis=-1, keepdims=True)
-            loss = np.mean(np.log(total) - picked)
+            loss = reduce((np.log(total) - picked)[..., 0])
             y /= total
             np.put_along_axis(y, target, np.take_along_axis(y, target, -1) - 1, -1)
-            y /= target.size
+            if mean:
+                y /= target.size
             return loss, y
 
         return run
@@ -163,14 +179,12 @@ class SciPy(Contender):
         super().__init__(threads)
         self.special = importlib.import_module("scipy.special")
 
-    def softmax(self, problem):
-        return functools.partial(self.special.softmax, problem.x, axis=problem.cell.axis)
+    @classmethod
+    def has(cls, cell):
+        return cell.operation in ("softmax", "log_softmax", "logsumexp") and cell.dtype in cls.dtypes
 
-    def log_softmax(self, problem):
-        return functools.partial(self.special.log_softmax, problem.x, axis=problem.cell.axis)
-
-    def logsumexp(self, problem):
-        return functools.partial(self.special.logsumexp, problem.x, axis=problem.cell.axis)
+    def prepare(self, problem):
+        return functools.partial(getattr(self.special, problem.cell.operation), problem.x, axis=problem.cell.axis)
 
 
 class Torch(Contender):
@@ -226,7 +240,8 @@ class Torch(Contender):
         return x.reshape(-1, x.shape[-1]), target.reshape(-1)
 
     def cross_entropy(self, problem):
-        return functools.partial(self.library.nn.functional.cross_entropy, *self._logits(problem))
+        function, reduction = self.library.nn.functional.cross_entropy, problem.cell.reduction
+        return functools.partial(function, *self._logits(problem), reduction=reduction)
 
     def cross_entropy_with_grad(self, problem):
         x, target = self._logits(problem)
@@ -234,7 +249,7 @@ class Torch(Contender):
         loss_of, grad_of = self.library.nn.functional.cross_entropy, self.library.autograd.grad
 
         def run():
-            loss = loss_of(x, target)
+            loss = loss_of(x, target, reduction=problem.cell.reduction)
             return loss.detach(), grad_of(loss, x)[0].view(problem.cell.shape)
 
         return run
@@ -244,6 +259,7 @@ class ONNXRuntime(Contender):
     """A model of one node, made in memory."""
 
     name, package = "ONNX Runtime", "onnxruntime"
+    needs = ("onnx",)
     dtypes = ("float32", "float64", "float16")
 
     def _session(self, problem, operator, target=False, **attributes):
@@ -334,10 +350,11 @@ class JAX(Contender):
 
     def _loss(self, problem, transform):
         jnp = self.library.numpy
+        reduce = {"none": lambda losses: losses, "mean": jnp.mean, "sum": jnp.sum}[problem.cell.reduction]
 
         def loss(x, target):
             log_p = self.library.nn.log_softmax(x)
-            return -jnp.mean(jnp.take_along_axis(log_p, target[:, None], -1))
+            return reduce(-jnp.take_along_axis(log_p, target[:, None], -1)[:, 0])
 
         return self._compiled(transform(loss), jnp.asarray(problem.x), jnp.asarray(problem.target))
 
@@ -506,23 +523,19 @@ CONTENDERS = {kind.name: kind for kind in (CSoftmax, NumPy, SciPy, Torch, ONNXRu
 COPIES = {kind.name: kind for kind in (OrdinaryCopy, StreamingCopy)}
 
 
-class WrongAnswerError(Exception):
-    """A contender's result is not what was asked for, so its time means nothing."""
-
-
 def check(contender, problem, run):
     """The error in ulp of what `run` returns, on memory that no contender before has filled."""
     problem.out.fill(np.nan)
     error = problem.error(contender.to_numpy(run()))
     if not error <= problem.tolerance:
-        raise WrongAnswerError(f"{contender.name}: {problem.cell} is wrong by {error:.3g} ulp")
+        raise WrongAnswer(f"{contender.name}: {problem.cell} is wrong by {error:.3g} ulp")
     return error
 
 
 def small_cells():
     """Every operation on small arrays in every dtype; in float32 also along another axis, 1-D and `out=`."""
     for operation in OPERATIONS:
-        for dtype in DTYPES:
+        for dtype in FORMATS:
             yield Cell(operation, (37, 19), -1, dtype)
         if operation != "cross_entropy":
             yield Cell(operation, (37, 19), out=True)

@@ -1,11 +1,11 @@
-"""How to measure: one process a thread count, pinned to its CPUs, all contenders in turn in every round."""
+"""The process that measures: pinned to its CPUs, with an allocator that stays as it is; what machine it runs on."""
 
 import ctypes
 import os
-import statistics
-import time
+import platform
+from pathlib import Path
 
-CPUS = sorted(os.sched_getaffinity(0))
+CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
 POOLS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -13,14 +13,14 @@ POOLS = (
     "NUMBA_NUM_THREADS",
     "CSOFTMAX_NUM_THREADS",
 )
-SETTLE = 0.01  # seconds in which the thread pool of the contender before stops spinning
 
 
 def pin(threads):
     """Keep this process on `threads` CPUs. Call it before any contender is imported and sizes its pool."""
-    if threads > len(CPUS):
+    if not 1 <= threads <= len(CPUS):
         raise SystemExit(f"{threads} threads asked for, this process may use {len(CPUS)} CPUs")
-    os.sched_setaffinity(0, CPUS[-threads:])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, CPUS[-threads:])
     for name in POOLS:
         os.environ[name] = str(threads)
     steady_allocator()
@@ -33,75 +33,40 @@ def steady_allocator():
     by what the contender before has freed, and a fresh result of 4 MB costs up to four times the operation.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
-def seconds(run, calls):
-    """Seconds a call, over `calls` calls in a row."""
-    repeat = range(calls)
-    start = time.perf_counter()
-    for _ in repeat:
-        run()
-    return (time.perf_counter() - start) / calls
+def caches():
+    """Name and size of the first CPU's caches."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        found[f"L{level} {kind.lower()}"] = size
+    return found
 
 
-def glance(run, least=0.002):
-    """Seconds of the quickest call of `least` seconds of calls: the first ones find the caches cold."""
-    quickest, end = float("inf"), time.perf_counter() + least
-    while time.perf_counter() < end:
-        quickest = min(quickest, seconds(run, 1))
-    return quickest
+def memory():
+    """Bytes of memory, where the system tells."""
+    names = "SC_PAGE_SIZE", "SC_PHYS_PAGES"
+    known = getattr(os, "sysconf_names", {})
+    return os.sysconf(names[0]) * os.sysconf(names[1]) if all(name in known for name in names) else None
 
 
-def interleave(runs, *, threads, rounds=9, block=0.002, budget=1.0, dropout=20):
-    """Time callables fairly: rounds in which each runs once, in turn, after a call that is not timed.
+def machine_info(found):
+    """What pytest-benchmark found out about the machine, less its name, with what else a time depends on."""
+    from contenders import CONTENDERS
 
-    Parameters
-    ----------
-    runs : dict of str to callable
-        Each has been called before, so that nothing is left to compile.
-    threads : int
-        With more than one, every contender's pool gets time to go to sleep before the next one starts.
-    rounds : int
-        Rounds for a contender that is quick enough for `budget`; a slower one sits the last rounds out.
-    block : float
-        Seconds a short call is repeated for within a round.
-    budget : float
-        Seconds for one contender, all rounds together.
-    dropout : float
-        A contender this many times slower than the fastest is timed but once.
+    import csoftmax
 
-    Returns
-    -------
-    dict of str to list of float
-        Seconds a call, one entry a round.
-    """
-    first = {}
-    for name, run in runs.items():
-        if threads > 1:
-            time.sleep(SETTLE)
-        first[name] = glance(run)
-    slow = dropout * min(first.values())
-    times = {name: [first[name]] if first[name] > min(slow, budget) else [] for name in runs}
-    calls = {name: max(1, round(block / first[name])) for name in runs}
-    left = {name: 0 if times[name] else budget for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            if left[name] <= 0:
-                continue
-            if threads > 1:
-                time.sleep(SETTLE)
-            start = time.perf_counter()
-            if first[name] < 0.01:
-                run()
-            times[name].append(seconds(run, calls[name]))
-            left[name] -= time.perf_counter() - start
-    return times
-
-
-def median(times):
-    """The median of every contender's rounds."""
-    return {name: statistics.median(rounds) for name, rounds in times.items()}
+    found.pop("node", None)
+    return found | {
+        "cpu": {key: found["cpu"].get(key) for key in ("brand_raw", "arch", "count")},
+        "caches": caches(),
+        "memory": memory(),
+        "libc": " ".join(platform.libc_ver()),
+        "versions": {name: kind.version() for name, kind in CONTENDERS.items() if kind.installed()},
+        "csoftmax": csoftmax.runtime_info(),
+    }

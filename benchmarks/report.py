@@ -1,4 +1,4 @@
-"""Turn the benchmark's JSON into docs/benchmarks.md and its plots.
+"""Turn the JSON of run.py into docs/benchmarks.md and its plots.
 
     python benchmarks/report.py benchmarks/results/*.json
 
@@ -6,20 +6,22 @@ Each file is one process with its number of threads; together they are the repor
 """
 
 import argparse
+import dataclasses
 import json
-import math
+import statistics
 from collections import defaultdict
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+from contenders import COPIES, OPERATIONS
+
+from csoftmax._bench import Cell
 
 DOCS = Path(__file__).parent.parent / "docs"
 US = "csoftmax"
-COPIES = ("copy", "streaming copy")
 COLORS = {
     US: "#d62728",
     "ONNX Runtime": "#1f77b4",
@@ -32,15 +34,6 @@ COLORS = {
     "copy": "#000000",
     "streaming copy": "#000000",
 }
-OPERATIONS = (
-    "softmax",
-    "log_softmax",
-    "logsumexp",
-    "softmax_backward",
-    "log_softmax_backward",
-    "cross_entropy",
-    "cross_entropy_with_grad",
-)
 HEAD = """\
 # Benchmarks
 
@@ -56,40 +49,37 @@ saves that.
 """
 
 
-@dataclass(frozen=True, order=True)
-class Cell:
+@dataclasses.dataclass(frozen=True, order=True)
+class Entry:
+    """A cell in its suite, measured with a number of threads."""
+
     suite: str
     threads: int
-    operation: str
-    dtype: str
-    shape: tuple[int, ...]
-    axis: int
-    out: bool
+    cell: Cell
 
     @property
     def size(self):
-        return math.prod(self.shape)
+        return self.cell.size
 
     def __str__(self):
-        shape = f"({self.shape[0]},)" if len(self.shape) == 1 else str(self.shape)
-        return f"{shape} axis {self.axis}, {self.dtype}, {'`out=`' if self.out else 'new'}"
+        cell = self.cell
+        return f"{cell.shape} axis {cell.axis}, {cell.dtype}, {'`out=`' if cell.out else 'new'}"
 
 
 class Results:
-    """All files' figures: seconds and ulp by cell and contender."""
+    """All files' figures: seconds and ulp by entry and contender."""
 
     def __init__(self, files):
         self.seconds, self.ulp = defaultdict(dict), defaultdict(dict)
+        names = [field.name for field in dataclasses.fields(Cell)]
         for file in files:
             content = json.loads(Path(file).read_text())
-            self.machine = content["machine_info"]
-            for benchmark in content["benchmarks"]:
-                info = benchmark["extra_info"]
-                info["shape"] = tuple(info["shape"])
-                cell = Cell(**{field.name: info[field.name] for field in fields(Cell)})
-                self.isa = info["isa"]
-                self.seconds[cell][info["contender"]] = benchmark["stats"]["median"]
-                self.ulp[cell][info["contender"]] = info["ulp"]
+            self.machine, self.isa = content["machine_info"], content["isa"]
+            for figure in content["results"]:
+                cell = Cell(**{name: figure[name] for name in names} | {"shape": tuple(figure["shape"])})
+                entry = Entry(figure["suite"], content["threads"], cell)
+                self.seconds[entry][figure["contender"]] = statistics.median(figure["times"])
+                self.ulp[entry][figure["contender"]] = figure["ulp"]
 
     def suite(self, name):
         return [cell for cell in self.seconds if cell.suite == name]
@@ -120,10 +110,6 @@ class Results:
         return self.seconds[cell][name] / cell.size * 1e9
 
 
-def geometric_mean(values):
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
-
-
 def number(value, digits=2):
     if value is None:
         return "-"
@@ -145,7 +131,7 @@ def machine(results):
     caches = ", ".join(f"{name} {size}" for name, size in info["caches"].items())
     lines = [
         f"- CPU: {info['cpu']['brand_raw']}, {info['cpu']['count']} CPUs; {caches} (of the first CPU)",
-        f"- Memory: {info['memory'] / 2**30:.0f} GiB. {info['system']} {info['release']}, {info['libc']}, "
+        f"- Memory: {(info['memory'] or 0) / 2**30:.0f} GiB. {info['system']} {info['release']}, {info['libc']}, "
         f"Python {info['python_version']}",
         f"- csoftmax {versions[US]}, built by {info['csoftmax']['compiler']}, at level `{results.isa}`",
         "- " + ", ".join(f"{name} {version}" for name, version in versions.items() if name != US),
@@ -159,26 +145,27 @@ def summary(results):
     for name, group in (
         ("all cells", cells),
         *((f"{n} thread{'s' * (n > 1)}", [c for c in cells if c.threads == n]) for n in results.threads),
-        *((f"`{op}`", [c for c in cells if c.operation == op]) for op in OPERATIONS),
-        *((d, [c for c in cells if c.dtype == d]) for d in dict.fromkeys(c.dtype for c in cells)),
+        *((f"`{op}`", [c for c in cells if c.cell.operation == op]) for op in OPERATIONS),
+        *((d, [c for c in cells if c.cell.dtype == d]) for d in dict.fromkeys(c.cell.dtype for c in cells)),
     ):
         if ratios := results.ratios(group):
-            over_numpy = geometric_mean(results.ratios(group, "NumPy"))
+            numpys = results.ratios(group, "NumPy")
+            over_numpy = statistics.geometric_mean(numpys) if numpys else None
             behind = sum(ratio < 1 for ratio in ratios)
-            figures = [geometric_mean(ratios), min(ratios), max(ratios), over_numpy]
+            figures = [statistics.geometric_mean(ratios), min(ratios), max(ratios), over_numpy]
             rows.append([name, str(len(ratios)), str(behind), *map(number, figures)])
     head = ["", "cells", "not the fastest", "over the best peer", "least", "most", "over NumPy"]
     return "## Summary\n\nGeometric means of the ratios.\n\n" + table(head, rows)
 
 
 def losses(results):
-    cells = [cell for cell in results.seconds if cell.operation in OPERATIONS]
+    cells = [cell for cell in results.seconds if cell.cell.operation in OPERATIONS]
     lost = sorted((results.ratio(cell), cell) for cell in cells if (results.ratio(cell) or 1) < 1)
     text = "## Where csoftmax is not the fastest\n\n"
     if not lost:
         return text + f"In none of the {len(cells)} cells, those of the plots included.\n"
     rows = [
-        [f"`{cell.operation}` {cell}", str(cell.threads), marked(ratio), results.best_peer(cell)[1]]
+        [f"`{cell.cell.operation}` {cell}", str(cell.threads), marked(ratio), results.best_peer(cell)[1]]
         for ratio, cell in lost
     ]
     counted = f"{len(lost)} of {len(cells)} cells, those of the plots included.\n\n"
@@ -190,7 +177,7 @@ def tables(results):
     for threads in results.threads:
         parts.append(f"## Nanoseconds an element, {threads} thread{'s' * (threads > 1)}\n")
         for operation in OPERATIONS:
-            cells = [c for c in results.suite("cells") if (c.threads, c.operation) == (threads, operation)]
+            cells = [c for c in results.suite("cells") if (c.threads, c.cell.operation) == (threads, operation)]
             if not cells:
                 continue
             names = results.contenders(cells)
@@ -209,9 +196,9 @@ def tables(results):
 def errors(results):
     worst = defaultdict(dict)
     for cell in results.suite("cells"):
-        if cell.operation in OPERATIONS:
+        if cell.cell.operation in OPERATIONS:
             for name, ulp in results.ulp[cell].items():
-                row = worst[cell.operation, cell.dtype]
+                row = worst[cell.cell.operation, cell.cell.dtype]
                 row[name] = max(ulp, row.get(name, 0))
     names = [name for name in COLORS if any(name in row for row in worst.values())]
     rows = [
@@ -220,7 +207,7 @@ def errors(results):
     ]
     return (
         "## Largest error\n\nIn units in the last place, over the cells below; where numbers that may cancel "
-        "are added, in units of the largest of them.\n\n" + table(["", *names], rows)
+        "are added, in units of their size.\n\n" + table(["", *names], rows)
     )
 
 
@@ -228,9 +215,9 @@ def bandwidth(results):
     """csoftmax's rate against the machine's copies of the same bytes, for what is largest."""
     rows = []
     for threads in results.threads:
-        sizes = [c for c in results.suite("batches") if c.threads == threads and c.operation == "softmax"]
+        sizes = [c for c in results.suite("batches") if c.threads == threads and c.cell.operation == "softmax"]
         for cell in sorted(sizes, key=lambda c: c.size)[-2:]:
-            copy = Cell(cell.suite, threads, "copy", cell.dtype, cell.shape, cell.axis, cell.out)
+            copy = dataclasses.replace(cell, cell=dataclasses.replace(cell.cell, operation="copy"))
             rates = [rate(results, cell, US), *(rate(results, copy, name) for name in COPIES)]
             rows.append([str(cell), str(threads), *map(number, rates), f"{rates[0] / rates[2]:.0%}"])
     head = ["", "threads", "csoftmax", *COPIES, "of the streaming copy"]
@@ -262,10 +249,10 @@ def save(figure, path):
 
 
 def plot_row_lengths(results, images):
-    for dtype in dict.fromkeys(cell.dtype for cell in results.suite("row_lengths")):
-        cells = [cell for cell in results.suite("row_lengths") if cell.dtype == dtype]
+    for dtype in dict.fromkeys(cell.cell.dtype for cell in results.suite("row_lengths")):
+        cells = [cell for cell in results.suite("row_lengths") if cell.cell.dtype == dtype]
         figure, axes = plt.subplots(figsize=(8, 5))
-        lines(axes, results, cells, lambda c: c.shape[-1], results.nanoseconds)
+        lines(axes, results, cells, lambda c: c.cell.shape[-1], results.nanoseconds)
         axes.set(xscale="log", yscale="log", xlabel="row length", ylabel="ns an element")
         axes.set_xscale("log", base=2)
         axes.set_title(f"softmax, {dtype}, one thread, a million elements or one row")
@@ -291,8 +278,8 @@ def panels(results, suite):
 def plot_batches(results, images):
     figure, parts = panels(results, "batches")
     for axes, threads, cells in parts:
-        softmax = [cell for cell in cells if cell.operation == "softmax"]
-        lines(axes, results, softmax, lambda c: c.shape[0], results.nanoseconds)
+        softmax = [cell for cell in cells if cell.cell.operation == "softmax"]
+        lines(axes, results, softmax, lambda c: c.cell.shape[0], results.nanoseconds)
         axes.set(xscale="log", yscale="log", xlabel="rows of 1000", ylabel="ns an element")
         axes.set_title(f"softmax, float32, out=, {threads} thread{'s' * (threads > 1)}")
         axes.legend(fontsize="small")
@@ -315,8 +302,8 @@ def plot_threads(results, images):
     """Speed-up over one thread; there is a point for every thread count that was run."""
     by_shape = defaultdict(list)
     for cell in results.suite("batches"):
-        if cell.operation == "softmax":
-            by_shape[cell.shape].append(cell)
+        if cell.cell.operation == "softmax":
+            by_shape[cell.cell.shape].append(cell)
     shapes = [shape for shape, cells in by_shape.items() if len(cells) > 1][-3:]
     if not shapes:
         return

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 import csoftmax
-from csoftmax._bench import CASES, NUMPY, OPERATIONS, Results
+from csoftmax._bench import DIRECTIONS, NUMPY, Results
 
 REFRESH_SECONDS = 0.1
 PAGE = """<!doctype html>
@@ -70,9 +70,9 @@ def print_tables(results: Results, console: Console | None = None) -> None:
         f"csoftmax {info['version']}, NumPy {info['numpy']}, Python {info['python']}, {info['platform']}"
     )
     console.print(versions, markup=False)
-    for operation in OPERATIONS:
+    for operation in DIRECTIONS:
         console.print()
-        console.print(_table(results, operation.name))
+        console.print(_table(results, operation))
     console.print()
     for level in results.levels:
         mean = _coloured_ratio(results.mean_ratio(level))
@@ -80,26 +80,24 @@ def print_tables(results: Results, console: Console | None = None) -> None:
     bits = np.finfo(np.longdouble).nmant + 1
     console.print(
         "\n[dim]ratio: NumPy's time / csoftmax's, medians of interleaved rounds; ulp: largest difference "
-        f"from a {bits}-bit reference on a sample of rows (backward: in ulp of the larger term)[/]"
+        f"from a {bits}-bit reference on a sample of rows (backward: in ulp of the terms' size)[/]"
     )
 
 
 def _table(results: Results, operation: str) -> Table:
-    title = f"softmax {operation}, {_settings(results)}"
+    title = f"softmax {DIRECTIONS[operation]}, {_settings(results)}"
     table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
     table.add_column("\n\nshape", no_wrap=True)
     for contender in (NUMPY, *results.levels):
         table.add_column(f"{contender}\ntime\nns/elem", justify="right", min_width=8, no_wrap=True)
         table.add_column("\nratio\nulp" if contender != NUMPY else "\n\nulp", justify="right", no_wrap=True)
-    for case in CASES:
-        cells = []
-        for contender, measured in results.cells[operation, case].items():
-            ratio = "" if contender == NUMPY else _coloured_ratio(results.ratio(operation, case, contender))
-            cells.append(
-                f"{_time(measured.seconds)}\n[dim]{_three_digits(measured.seconds / case.size * 1e9)}[/]"
-            )
-            cells.append(f"{ratio}\n[dim]{measured.ulps:.1f}[/]")
-        table.add_row(f"{case.name}\n[dim]{case}[/]", *cells)
+    for cell, contenders in results.of(operation).items():
+        columns = []
+        for contender, measured in contenders.items():
+            ratio = "" if contender == NUMPY else _coloured_ratio(results.ratio(cell, contender))
+            each = _three_digits(measured.seconds / cell.size * 1e9)
+            columns += [f"{_time(measured.seconds)}\n[dim]{each}[/]", f"{ratio}\n[dim]{measured.ulps:.1f}[/]"]
+        table.add_row(f"{cell.name}\n[dim]{cell.layout}[/]", *columns)
     table.add_section()
     means = [("", _coloured_ratio(results.mean_ratio(level, operation))) for level in results.levels]
     table.add_row("geometric mean", "", "", *sum(means, ()), style="bold")
@@ -136,23 +134,24 @@ def plot(results: Results, file_format: str) -> bytes:
     from matplotlib.ticker import LogLocator, NullLocator
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    figure = Figure(figsize=(13, 1.5 + 0.75 * len(CASES)), layout=layout)
-    panels = figure.subplots(1, len(OPERATIONS), sharex=True, sharey=True)
+    cases = list(results.of("softmax"))
+    figure = Figure(figsize=(13, 1.5 + 0.75 * len(cases)), layout=layout)
+    panels = figure.subplots(1, len(DIRECTIONS), sharex=True, sharey=True)
     height = 0.8 / len(results.levels)
-    for panel, operation in zip(panels, OPERATIONS, strict=True):
+    for panel, operation in zip(panels, DIRECTIONS, strict=True):
         for i, level in enumerate(results.levels):
-            ratios = [results.ratio(operation.name, case, level) for case in CASES]
+            ratios = [results.ratio(cell, level) for cell in results.of(operation)]
             offset = (i - (len(results.levels) - 1) / 2) * height
             bars = panel.barh(
-                [y + offset for y in range(len(CASES))],
+                [y + offset for y in range(len(cases))],
                 [ratio - 1 for ratio in ratios],
                 height,
                 left=1,
                 color=LEVEL_COLOURS[i],
             )
             panel.bar_label(bars, map(_ratio, ratios), padding=3, fontsize=8)
-        means = (f"{level} {_ratio(results.mean_ratio(level, operation.name))}" for level in results.levels)
-        panel.set_title(f"{operation.name}: geometric mean {', '.join(means)}", loc="left", fontsize=10)
+        means = (f"{level} {_ratio(results.mean_ratio(level, operation))}" for level in results.levels)
+        panel.set_title(f"{DIRECTIONS[operation]}: geometric mean {', '.join(means)}", loc="left", fontsize=10)
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_minor_locator(NullLocator())
@@ -163,7 +162,7 @@ def plot(results: Results, file_format: str) -> bytes:
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
         panel.margins(x=0.15, y=0.02)
-    panels[0].set_yticks(range(len(CASES)), [f"{case.name}\n{case}" for case in CASES])
+    panels[0].set_yticks(range(len(cases)), [f"{case.name}\n{case.layout}" for case in cases])
     panels[0].invert_yaxis()
     figure.suptitle(f"Speed of csoftmax as a multiple of NumPy's: {_settings(results)}", fontweight="bold")
     patches = [container.patches[0] for container in panels[0].containers]
