@@ -255,6 +255,8 @@ class Problem:
             return np.where(result == self.x, 0, np.inf)
         if not operation.startswith("cross_entropy"):
             return self._elementwise(result)
+        if isinstance(result, np.ndarray) and result.shape == self.cell.shape:
+            return self._elementwise(result)
         loss, *gradient = result if isinstance(result, tuple) else (result,)
         loss, want = np.atleast_1d(loss), self.losses
         if self.cell.reduction != "none":
@@ -266,7 +268,8 @@ class Problem:
     def _elementwise(self, result: Array) -> Array:
         rows = result[self._rows].reshape(-1, 1) if self.cell.operation == "logsumexp" else self.rows(result)
         values, terms = self.want
-        return errors_in_ulp(self.compared(rows), values, ulp(terms, self.dtype))
+        wider = result.dtype.itemsize > self.dtype.itemsize == 2  # than the 16 bits of the logits
+        return errors_in_ulp(self.compared(rows), values, ulp(terms, result.dtype if wider else self.dtype))
 
     def error(self, result: Any) -> float:
         """Return the largest of the errors."""
