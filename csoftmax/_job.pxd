@@ -41,8 +41,8 @@ cdef struct Loss:
 cdef struct Job:
     int operation
     int walk
-    bint direct                       # every operand is aligned native reals with unit stride along the walk, and the
-                                      # temperature is not extreme
+    # direct: every operand is aligned native reals with unit stride along the walk, and the temperature is not extreme
+    bint direct
     bint exact                        # x: 64-bit integers, some of which a double does not hold
     bint stream                       # results are larger than the caches: store past them
     double temperature
@@ -92,8 +92,10 @@ cdef inline bint needs_doubles(int operation, double temperature) noexcept nogil
 cdef enum:
     STATS = 6
     LOSS_CHUNK = 256
-    SUMS = 5                          # those of losses near 1 are in the middle; sum b is of losses around 2^(SUM_STEP b),
-    SUM_STEP = 1000                   # b counted from there, and divided by that: the others are seldom needed
+    # A chunk has SUMS sums of losses. Sum b, counted from the middle one, is of losses around 2^(SUM_STEP b), divided
+    # by that: all but the middle one are seldom needed.
+    SUMS = 5
+    SUM_STEP = 1000
 
 
 cdef inline Py_ssize_t loss_chunk(Py_ssize_t n) noexcept nogil:

@@ -280,7 +280,7 @@ cdef inline void load_ahead(const Ahead *ahead, Py_ssize_t i) noexcept nogil:
 
 
 cdef inline Logs logs_of(vec high, vec low, double inv_t) noexcept nogil:
-    # (x - high) / T - low, from what split_log gives. Above a temperature of 1 the difference is taken of quarters, which
+    # (x - high) / T - low, from what split_log gives. Above a temperature of 1 the difference is of quarters, which
     # changes none of its digits: the difference itself may overflow where its quotient does not.
     cdef Logs logs
     cdef real pre = <real> (0.25 if inv_t < 1 else 1)

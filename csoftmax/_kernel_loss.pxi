@@ -216,7 +216,8 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
         if PAIRS:
             log_rest = mul_f64(load_f64(l.whole + i), load_f64(l.log_rest + i))
             # of quarters, as in share_out
-            two_sum_lanes(mul_f64(m, quarter), sub_f64(zero, mul_f64(load_f64(l.at_target + i), quarter)), &apart, &lost)
+            two_sum_lanes(mul_f64(m, quarter), sub_f64(zero, mul_f64(load_f64(l.at_target + i), quarter)), &apart,
+                          &lost)
             weight = mul_f64(weight, set1_f64(4))
             log_rest = add_f64(log_rest, mul_f64(weight, lost))
             two_sum_lanes(loss, load_f64(l.dot + i), &loss, &lost)

@@ -156,7 +156,8 @@ cdef int64_t largest_share(const Job *job, const real *probabilities) noexcept n
     return largest
 
 
-cdef void scale_shares(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l, real *probabilities) noexcept nogil:
+cdef void scale_shares(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l,
+                       real *probabilities) noexcept nogil:
     # powers of two out of weight, whole and dot of one of the losses' rows
     cdef double own = 1 - job.loss.smoothing, weight
     cdef int64_t exponent = 0, largest = -INFINITE

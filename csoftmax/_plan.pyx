@@ -810,7 +810,7 @@ cdef void set_scale(Job *job, double counted, int exponent) noexcept:
 
 
 cdef double run_loss(Job *job, bint wide, int *exponent) except? -1:
-    """Runs the job; the sum of the losses, unless each has been stored, and a power of two that it is to be multiplied by."""
+    """Runs the job; the sum of the losses, unless each has been stored, to be multiplied by a power of two."""
     cdef cnp.npy_intp parts = 0, size, middle = 2 * (SUMS // 2), i
     cdef cnp.ndarray partial
     cdef double *sums
@@ -823,10 +823,10 @@ cdef double run_loss(Job *job, bint wide, int *exponent) except? -1:
     if not isfinite(sum_of(sums, parts, SUMS // 2)):
         # finite sums may overflow together: on to the next one
         for i in range(parts):
+            sums = job.partial + 2 * SUMS * i
             if isfinite(sums[middle]):
                 sums[middle + 2] += ldexp(sums[middle], -SUM_STEP)
                 sums[middle] = sums[middle + 1] = 0
-            sums += 2 * SUMS
     return join_sums(job.partial, parts, exponent)
 
 
