@@ -52,8 +52,8 @@ enum csm_status {
  *   cross_entropy_with_grad       also the gradient of each loss times scale (1 / rows for that of their
  *                                 mean)
  *
- * temperature is any positive finite double, scale any double: results are those of exact arithmetic, as far as
- * their type holds them.
+ * temperature is any positive finite double, scale any double: results are those of exact arithmetic, as
+ * far as their type holds them.
  */
 #define CSM_FUNCTIONS(F, T, S, L)                                                                            \
     F(softmax_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,        \
