@@ -191,16 +191,30 @@ cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *p
         l.coefficient[i] = l.upstream[i] * l.whole[i]
 
 
+cdef inline void add_to_sums(const Losses *l, v_f64 total, v_f64 rest, double *partial) noexcept nogil:
+    # One more strip's losses, summed in lanes as total + rest, to the SUMS pairs of sums of its chunk.
+    cdef double totals[VL64]
+    cdef double rests[VL64]
+    cdef double *middle = partial + 2 * (SUMS // 2)
+    cdef double sum = middle[0], sum_rest = middle[1]
+    cdef Py_ssize_t i
+    store_f64(totals, total)
+    store_f64(rests, rest)
+    for i in range(VL64):
+        add_part(totals[i], &sum, &sum_rest)
+        sum_rest += rests[i]
+    if l.scaled or not -INFINITY < sum < INFINITY:
+        sum_by_size(l, partial)
+    else:
+        middle[0] = sum
+        middle[1] = sum_rest
+
+
 cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
     cdef Losses l = losses[0]
     cdef v_f64 zero = set1_f64(0), quarter = set1_f64(0.25), total = zero, rest = zero
     cdef v_f64 m, apart, log_sum, log_rest, weight, loss, at_index, lost
     cdef bint each = job.row_loss.data != NULL
-    cdef double totals[VL64]
-    cdef double rests[VL64]
-    cdef double *partial
-    cdef double *middle
-    cdef double sum, sum_rest
     cdef Py_ssize_t i
     if l.ignored:
         for i in range(l.rows):
@@ -244,20 +258,7 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
         store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), row_stride(job, &job.row_loss), l.rows,
                   l.each)
         return
-    store_f64(totals, total)
-    store_f64(rests, rest)
-    partial = job.partial + 2 * SUMS * part
-    middle = partial + 2 * (SUMS // 2)
-    sum = middle[0]
-    sum_rest = middle[1]
-    for i in range(VL64):
-        add_part(totals[i], &sum, &sum_rest)
-        sum_rest += rests[i]
-    if l.scaled or not -INFINITY < sum < INFINITY:
-        sum_by_size(&l, partial)
-    else:
-        middle[0] = sum
-        middle[1] = sum_rest
+    add_to_sums(&l, total, rest, job.partial + 2 * SUMS * part)
 
 
 cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses, real *probabilities) noexcept nogil:
