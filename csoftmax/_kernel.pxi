@@ -71,9 +71,10 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     vec v_select_lt(vec, vec, vec, vec) noexcept
     real v_hadd(vec) noexcept
     real v_hmax(vec) noexcept
+    bint v_all_below(vec, real) noexcept    # the magnitudes of all lanes
     void v_hpair(vec, real *, real *) noexcept
     vec v_hadd_rows(const vec *) noexcept
-    void v_hadd_four(vec *, real) noexcept
+    vec v_hadd_four(vec *, real) noexcept
     enum:
         QUAD "CSM_QUAD"
     void v_quads_in(const real *, Py_ssize_t, Py_ssize_t, vec *) noexcept
@@ -149,6 +150,7 @@ cdef extern from "csoftmax/_convert.h" nogil:
 
 include "_kernel_block.pxi"
 include "_kernel_gradient.pxi"
+include "_kernel_overflow.pxi"
 include "_kernel_lanes.pxi"
 include "_kernel_rows.pxi"
 include "_kernel_columns.pxi"

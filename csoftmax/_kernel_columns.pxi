@@ -682,6 +682,40 @@ cdef void write_shares(const Panel *s, Tile *t) noexcept nogil:
     write_panel(s, t, SOFTMAX)
 
 
+cdef void write_between(const Panel *s, const Tile *t, Py_ssize_t first, Py_ssize_t width,
+                        int operation) noexcept nogil:
+    # derivatives of so many columns of the panel
+    cdef Panel panel = s[0]
+    cdef Tile tile = t[0]
+    panel.x += first
+    panel.p += first
+    panel.y += first
+    panel.width = width
+    # which takes whole lines
+    panel.stream = False
+    tile.high += first
+    tile.low += first
+    write_panel(&panel, &tile, operation)
+
+
+cdef void write_beyond(const Panel *s, const Tile *t, int operation) noexcept nogil:
+    # Derivatives of a panel where the dot product of some column is_beyond: each of those by itself, and what lies
+    # between them as ever.
+    cdef Py_ssize_t c, first = 0
+    cdef Line line
+    for c in range(s.width):
+        if not is_beyond(t.high[c], operation):
+            continue
+        line = line_of(s.x + c, s.p + c, s.y + c, s.n, REAL)
+        line.g_stride *= s.x_step
+        line.p_stride *= s.p_step
+        line.y_stride *= s.y_step
+        if finish_line(line, s.inv_t, operation):
+            write_between(s, t, first, c - first, operation)
+            first = c + 1
+    write_between(s, t, first, s.width - first, operation)
+
+
 cdef inline void forward_columns(const Panel *panel, char *scratch, int operation, const int kind) noexcept nogil:
     # kind: the operation, but LOGSUMEXP for all that keep no exponentials
     cdef Panel local = panel[0]       # whose members need not be read again after every store
@@ -760,7 +794,10 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
                 store_f64(t.log_sum + c, low)
             if b + 1 == blocks:
                 dot_split_lanes(high, low, dot_scale(operation), t.high + c, t.low + c if has_rest(operation) else NULL)
-    write_panel(s, &t, operation)
+    if all_below(t.high, t.columns, largest_dot(operation)):
+        write_panel(s, &t, operation)
+    else:
+        write_beyond(s, &t, operation)
 
 
 cdef void run_panel(const Panel *s, char *scratch, int operation) noexcept nogil:

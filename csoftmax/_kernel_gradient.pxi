@@ -118,13 +118,12 @@ cdef inline void gradient_dot(double total, double lost, const int operation, re
     rest[0] = <real> low if -INFINITY < low < INFINITY else 0
 
 
-cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t n, double total, double lost,
+cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t n, real dot, real rest,
                               double inv_t, const int operation, const bint stream, const int storage) noexcept nogil:
+    # results, from what gradient_dot gives
     cdef Slope slope = slope_of(inv_t, operation)
     cdef Py_ssize_t i = 0, j
     cdef pair a, b
-    cdef real dot, rest
-    gradient_dot(total, lost, operation, &dot, &rest)
     slope.dot = v_set1(dot)
     slope.rest = v_set1(rest)
     if storage == REAL and stream and n >= 4 * VL:

@@ -73,6 +73,15 @@ cdef inline bint all_finite(const real *maxima, Py_ssize_t count) noexcept nogil
     return v_hmax(top) < INFINITY
 
 
+cdef inline bint all_below(const real *a, Py_ssize_t count, double limit) noexcept nogil:
+    # whether the magnitudes are; NaN is not. Whole vectors are read.
+    cdef Py_ssize_t c
+    cdef bint all = True
+    for c from 0 <= c < count by VL:
+        all &= v_all_below(v_load(a + c), <real> limit)
+    return all
+
+
 cdef inline void split_log_lanes(const double *maxima, const double *log_sum, const double *log_rest, double inv_t,
                                  real *high, real *low) noexcept nogil:
     # for finite maxima

@@ -511,18 +511,50 @@ cdef void block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n
         block_dot(g, p, g, n, stats, stats + 1, LOG_SOFTMAX_JVP, REAL)
 
 
+cdef bint big_dot(const Job *job, Py_ssize_t row, BigDot *dot) noexcept nogil:
+    # as finish_line, of a row that blocks write
+    cdef const char *x = batch_at(job, &job.x, row)
+    cdef const char *p = batch_at(job, &job.p, row)
+    cdef real g[VL]
+    cdef real probabilities[VL]
+    cdef Py_ssize_t i, n
+    dot.high = dot.low = 0
+    for i from 0 <= i < job.n by VL:
+        n = lanes_left(job.n - i)
+        gather(job, &job.x, x, i, n, g)
+        gather(job, &job.p, p, i, n, probabilities)
+        add_terms(dot, g, probabilities, n, job.operation)
+        if not fabs(dot.high) < INFINITY:
+            return False
+    return settle_dot(dot, job.operation)
+
+
+cdef void join_dots(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
+    # OUT stats: what gradient_dot gives, and 0; or a BigDot, and 1
+    cdef double total = 0, lost = 0
+    cdef Py_ssize_t b
+    cdef real dot, rest
+    cdef BigDot big
+    for b in range(blocks_of(job.n)):
+        add_part(stats[STATS * b], &total, &lost)
+        lost += stats[STATS * b + 1]
+    gradient_dot(total, lost, job.operation, &dot, &rest)
+    stats[0] = dot
+    stats[1] = rest
+    stats[2] = is_beyond(dot, job.operation) and big_dot(job, row, &big)
+    if stats[2]:
+        stats[0] = big.high
+        stats[1] = big.low
+
+
 cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
-    cdef Py_ssize_t blocks = blocks_of(job.n), b
-    cdef double m = 0, log_sum = 0, log_rest = 0, rest = 0
+    cdef Py_ssize_t blocks = blocks_of(job.n)
+    cdef double m = 0, log_sum = 0, log_rest = 0
     cdef real value
     if job.operation == SOFTMAX:
         join_softmax(stats, blocks, job.temperature, 1)
     elif job.p.data != NULL:
-        for b in range(blocks):
-            add_part(stats[STATS * b], &m, &rest)
-            rest += stats[STATS * b + 1]
-        stats[0] = m
-        stats[1] = rest
+        join_dots(job, row, stats)
     else:
         join_log(stats, blocks, job.temperature, &m, &log_sum, &log_rest)
         stats[0] = m
@@ -557,7 +589,7 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         target = <real *> y + b * BLOCK if job.direct else e
         if p != NULL:
             gradient_run_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), target, n,
-                            stats[0], stats[1], 1 / job.temperature, job.stream)
+                            stats, 1 / job.temperature, job.stream)
         elif in_place_exps(job, n):
             scale_run(target, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
         elif job.operation == SOFTMAX:
@@ -577,14 +609,23 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         stream_fence()
 
 
-cdef void gradient_run_of(int operation, const real *g, const real *p, real *y, Py_ssize_t n, double total, double lost,
+cdef void gradient_run_of(int operation, const real *g, const real *p, real *y, Py_ssize_t n, const double *stats,
                           double inv_t, bint stream) noexcept nogil:
-    if operation == SOFTMAX_GRAD:
-        gradient_run(g, p, y, n, total, lost, inv_t, SOFTMAX_GRAD, stream, REAL)
+    # of a block of a row, from what join_dots left
+    cdef real dot = <real> stats[0], rest = <real> stats[1]
+    cdef BigDot big
+    cdef Line line
+    if stats[2]:
+        big.high = stats[0]
+        big.low = stats[1]
+        line = line_of(g, p, y, n, REAL)
+        write_line(&line, &big, inv_t, operation)
+    elif operation == SOFTMAX_GRAD:
+        gradient_run(g, p, y, n, dot, rest, inv_t, SOFTMAX_GRAD, stream, REAL)
     elif operation == LOG_SOFTMAX_VJP:
-        gradient_run(g, p, y, n, total, lost, inv_t, LOG_SOFTMAX_VJP, stream, REAL)
+        gradient_run(g, p, y, n, dot, rest, inv_t, LOG_SOFTMAX_VJP, stream, REAL)
     else:
-        gradient_run(g, p, y, n, total, lost, inv_t, LOG_SOFTMAX_JVP, stream, REAL)
+        gradient_run(g, p, y, n, dot, rest, inv_t, LOG_SOFTMAX_JVP, stream, REAL)
 
 
 # -------------------------------------------------------------------------------------- what a level offers

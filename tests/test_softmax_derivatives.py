@@ -1,5 +1,6 @@
 """softmax_backward, softmax_jvp, softmax_jacobian against the oracle, central differences and each other."""
 
+import ml_dtypes
 import mpmath
 import numpy as np
 import oracle
@@ -292,3 +293,153 @@ def test_gradient_type_is_that_of_both_inputs_promoted(rng):
     assert (single.dtype, mixed.dtype, integer.dtype) == (np.float32, np.float64, np.float64)
     assert vjp_error(mixed, grad.astype("float32"), output) <= MAX_ULP
     assert vjp_error(integer, np.arange(30).reshape(3, 10), output) <= MAX_ULP
+
+
+# ------------------------------------------------------ dot products beyond the largest number
+
+LARGE_TYPES = [*DTYPES, "bfloat16"]
+LARGE_WIDTHS = [2, 3, 10, 17, 33, 64, 65, 130, 1025, 5000]
+# Without FMA, what a product near the largest number is rounded by is not known: the dot product has a double's digits.
+LARGE_ULP = 8
+LESS = 100  # powers of two by which the oracle's gradients are smaller: long double holds their sum whatever its type
+
+
+def bits(a):
+    """Its numbers as integers, NaN of one kind."""
+    a = np.where(np.isnan(a), np.asarray(np.nan, a.dtype), a)
+    return np.ascontiguousarray(a).view(f"u{a.itemsize}")
+
+
+def large_gradients(rng, shape, dtype):
+    """By name: gradients up to the largest number."""
+    largest = ml_dtypes.finfo(dtype).max
+    ordinary = rng.standard_normal(shape).astype(dtype)
+    one = ordinary.copy()
+    one[..., shape[-1] // 2] = largest
+    some = np.where(rng.random((*shape[:-1], 1)) < 0.5, largest, ordinary)
+    signs = np.where(np.arange(shape[-1]) % 2, -1, 1).astype(dtype)
+    return {
+        "constant": np.full(shape, largest, dtype),
+        "alternating": np.broadcast_to(signs * largest, shape).astype(dtype),
+        "one": one,
+        "some rows": some.astype(dtype),
+        "a quarter": rng.uniform(-0.25, 0.25, shape).astype(dtype) * largest,
+    }
+
+
+def outputs(operator, rng, shape, dtype):
+    forward = oracle.softmax if operator in OPERATORS else oracle.log_softmax
+    return forward(rng.standard_normal(shape) * 3).astype(dtype)
+
+
+def large_error(operator, got, grad, output, temperature=1.0, where=None):
+    """Error in ulps of the largest term that a result is the difference of."""
+    reference = {
+        csoftmax.log_softmax_backward: oracle.log_softmax_vjp,
+        csoftmax.log_softmax_jvp: oracle.log_softmax_jvp,
+    }.get(operator, oracle.softmax_vjp)
+    small = np.ldexp(oracle.wide(grad), -LESS)
+    size = np.abs(small if where is None else np.where(where, small, 0))
+    want = reference(small, output, -1, temperature, where)
+    p = oracle.wide(output) if operator in OPERATORS else np.exp(oracle.wide(output))
+    p = p if where is None else np.where(where, p, 0)
+    if operator is csoftmax.log_softmax_backward:
+        terms = size + p * size.sum(axis=-1, keepdims=True)
+    else:
+        terms = size + (p * size).sum(axis=-1, keepdims=True)
+        terms = p * terms if operator in OPERATORS else terms
+    return oracle.max_ulp(got, np.ldexp(want, LESS), scale=np.ldexp(terms / temperature, LESS))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 3.0])
+@pytest.mark.parametrize("dtype", LARGE_TYPES)
+@pytest.mark.parametrize("operator", DERIVATIVES)
+def test_gradients_are_finite_although_their_dot_product_is_not(operator, dtype, temperature, rng):
+    """Rows, each of them alone, and columns: with the same bits."""
+    for width in LARGE_WIDTHS:
+        output = outputs(operator, rng, (19, width), dtype)
+        for name, grad in large_gradients(rng, output.shape, dtype).items():
+            got = operator(grad, output, temperature=temperature)
+            assert large_error(operator, got, grad, output, temperature) <= LARGE_ULP, (width, name)
+            alone = [operator(g, p, temperature=temperature) for g, p in zip(grad, output, strict=True)]
+            assert np.array_equal(bits(np.stack(alone)), bits(got)), (width, name)
+            columns = operator(grad.T.copy(), output.T.copy(), 0, temperature=temperature)
+            assert np.array_equal(bits(columns.T), bits(got)), (width, name)
+            strided = operator(grad[:, ::-1], output[:, ::-1], temperature=temperature)
+            assert large_error(operator, strided, grad[:, ::-1], output[:, ::-1], temperature) <= LARGE_ULP
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("dtype", LARGE_TYPES)
+@pytest.mark.parametrize("operator", DERIVATIVES)
+def test_results_of_large_gradients_may_replace_either_input(operator, dtype, axis, rng):
+    for width in LARGE_WIDTHS:
+        output = outputs(operator, rng, (19, width), dtype)
+        for name, grad in large_gradients(rng, output.shape, dtype).items():
+            want = operator(grad, output)
+            for first in (True, False):
+                g, p = (np.array(a if axis == -1 else a.T, order="C") for a in (grad, output))
+                got = operator(g, p, axis, out=g if first else p)
+                assert np.array_equal(bits(got if axis == -1 else got.T), bits(want)), (width, name, first)
+
+
+@pytest.mark.parametrize("dtype", LARGE_TYPES)
+@pytest.mark.parametrize("operator", DERIVATIVES)
+def test_large_gradients_under_a_mask(operator, dtype, rng):
+    for width in LARGE_WIDTHS:
+        output = outputs(operator, rng, (7, width), dtype)
+        where = rng.random(output.shape) < 0.7
+        for name, grad in large_gradients(rng, output.shape, dtype).items():
+            got = operator(grad, output, where=where)
+            assert large_error(operator, got, grad, output, where=where) <= LARGE_ULP, (width, name)
+            columns = operator(grad.T.copy(), output.T.copy(), 0, where=where.T.copy())
+            assert np.array_equal(bits(columns.T), bits(got)), (width, name)
+
+
+@pytest.mark.parametrize("dtype", LARGE_TYPES)
+@pytest.mark.parametrize("operator", DERIVATIVES)
+def test_large_gradients_of_a_row_that_threads_share(operator, dtype, rng):
+    output = outputs(operator, rng, (1, 300_001), dtype)
+    for name, grad in large_gradients(rng, output.shape, dtype).items():
+        want = operator(np.repeat(grad, 2, 0), np.repeat(output, 2, 0))[:1]
+        assert large_error(operator, want, grad, output) <= LARGE_ULP, name
+        with csoftmax.threads(2):
+            assert np.array_equal(bits(operator(grad, output)), bits(want)), name
+            g, p = grad.copy(), output.copy()
+            assert np.array_equal(bits(operator(g, output, out=g)), bits(want)), name
+            assert np.array_equal(bits(operator(grad, p, out=p)), bits(want)), name
+
+
+@pytest.mark.parametrize("dtype", LARGE_TYPES)
+@pytest.mark.parametrize("operator", DERIVATIVES)
+def test_nan_and_infinities_among_the_largest_gradients_show_as_among_small_ones(operator, dtype, rng):
+    for width in (2, 3, 10, 33, 65, 130, 1025):
+        positions = range(width) if width < 200 else [0, 1, 511, 512, 1023, 1024]
+        output = outputs(operator, rng, (len(positions), width), dtype)
+        for value in (np.nan, np.inf, -np.inf):
+            # all of one sign, lest infinities of both come together in the sum
+            small = np.full(output.shape, np.copysign(1, value), dtype)
+            large = small * ml_dtypes.finfo(dtype).max
+            for row, position in enumerate(positions):
+                large[row, position] = small[row, position] = value
+            for g, p, axis in ((large, output, -1), (large.T.copy(), output.T.copy(), 0)):
+                got = operator(g, p, axis)
+                got = got if axis == -1 else got.T
+                want = operator(small, output)
+                assert np.array_equal(np.isnan(got), np.isnan(want)), (width, value, axis)
+                assert np.array_equal(np.isposinf(got), np.isposinf(want)), (width, value, axis)
+                assert np.array_equal(np.isneginf(got), np.isneginf(want)), (width, value, axis)
+
+
+@pytest.mark.parametrize("operator", DERIVATIVES)
+def test_small_gradients_beside_the_largest_keep_their_digits(operator):
+    """Of a class of probability 0, log_softmax's is the gradient itself, be its sum infinite."""
+    output = np.array([[0.5, 0.5, 0, 0]])
+    grad = np.array([[1.7e308, 1.7e308, 1.2345e-305, -1e-320]])
+    if operator not in OPERATORS:
+        with np.errstate(divide="ignore"):
+            output = np.log(output)
+    got = operator(grad, output)
+    assert np.isfinite(got).all()
+    if operator is csoftmax.log_softmax_backward:
+        assert np.array_equal(got[0, 2:], grad[0, 2:])

@@ -79,6 +79,7 @@ enum { FUSED = 0 };
 #define v_select_lt CSM_T(select_lt)
 #define v_hadd CSM_T(hadd)
 #define v_hmax CSM_T(hmax)
+#define v_all_below CSM_T(all_below)
 #define v_hpair CSM_T(hpair)
 #define v_hadd_rows CSM_T(hadd_rows)
 #define v_hadd_four CSM_T(hadd_four)
