@@ -74,7 +74,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     bint v_all_below(vec, real) noexcept    # the magnitudes of all lanes
     void v_hpair(vec, real *, real *) noexcept
     vec v_hadd_rows(const vec *) noexcept
-    vec v_hadd_four(vec *, real) noexcept
+    void v_hadd_four(vec *, real) noexcept
     enum:
         QUAD "CSM_QUAD"
     void v_quads_in(const real *, Py_ssize_t, Py_ssize_t, vec *) noexcept

@@ -704,7 +704,7 @@ cdef void write_beyond(const Panel *s, const Tile *t, int operation) noexcept no
     cdef Py_ssize_t c, first = 0
     cdef Line line
     for c in range(s.width):
-        if not is_beyond(t.high[c], operation):
+        if not is_beyond(t.high[c], s.n, operation):
             continue
         line = line_of(s.x + c, s.p + c, s.y + c, s.n, REAL)
         line.g_stride *= s.x_step
@@ -794,7 +794,7 @@ cdef inline void backward_columns(const Panel *panel, char *scratch, const int o
                 store_f64(t.log_sum + c, low)
             if b + 1 == blocks:
                 dot_split_lanes(high, low, dot_scale(operation), t.high + c, t.low + c if has_rest(operation) else NULL)
-    if all_below(t.high, t.columns, largest_dot(operation)):
+    if not is_looked_at(s.n, operation) or all_below(t.high, t.columns, largest_dot(operation)):
         write_panel(s, &t, operation)
     else:
         write_beyond(s, &t, operation)

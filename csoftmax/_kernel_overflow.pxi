@@ -26,6 +26,12 @@ cdef struct Line:
     Py_ssize_t n
 
 
+cdef inline bint is_looked_at(Py_ssize_t n, const int operation) noexcept nogil:
+    # Whether dot products of rows of n are compared with largest_dot at all. In short rows of softmax that would cost a
+    # tenth of their time, for gradients that are all within rounding of the largest number.
+    return operation != SOFTMAX_GRAD or n > SHORT
+
+
 cdef inline double largest_dot(const int operation) noexcept nogil:
     # From here on the difference of a gradient and a dot product may overflow before it is divided by the temperature.
     # Softmax halves both; else a dot product of less than a quarter ulp of the largest number adds nothing to that.
@@ -34,9 +40,9 @@ cdef inline double largest_dot(const int operation) noexcept nogil:
     return ldexp(1, 969) if sizeof(real) == sizeof(double) else ldexp(1, 102)
 
 
-cdef inline bint is_beyond(real dot, const int operation) noexcept nogil:
-    # a dot product that a slope is made with; NaN is
-    return not fabs(dot) < largest_dot(operation)
+cdef inline bint is_beyond(real dot, Py_ssize_t n, const int operation) noexcept nogil:
+    # a dot product of rows of n, that a slope is made with; NaN is
+    return is_looked_at(n, operation) and not fabs(dot) < largest_dot(operation)
 
 
 cdef void add_terms(BigDot *dot, const real *g, const real *p, Py_ssize_t n, int operation) noexcept nogil:

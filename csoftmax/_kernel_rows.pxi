@@ -411,9 +411,8 @@ cdef enum:
 
 
 cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const Py_ssize_t width) noexcept nogil:
-    # Rows of so many vectors, so many rows at a time as long as there are as many, and as long as no dot product
-    # overflows; returns how many are done. All of them are read before any is written: a load waits for a store just
-    # before it that looks as if it overlapped.
+    # Rows of so many vectors, so many rows at a time as long as there are as many; returns how many are done. All of
+    # them are read before any is written: a load waits for a store just before it that looks as if it overlapped.
     cdef const real *g = s.x
     cdef const real *p = s.p
     cdef real *y = s.y
@@ -422,7 +421,6 @@ cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const P
     cdef vec b[KEPT]
     cdef vec dots[2 * AT_ONCE]
     cdef vec sum[NV]
-    cdef bint finite = True
     cdef Slope slope = slope_of(s.inv_t, SOFTMAX_GRAD)
     while row <= s.rows - rows:
         for r in range(rows):
@@ -437,9 +435,7 @@ cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const P
             g += s.x_pitch
             p += s.p_pitch
         for r from 0 <= r < rows by AT_ONCE:
-            finite &= v_all_below(v_hadd_four(dots + r, <real> dot_scale(SOFTMAX_GRAD)), INFINITY)
-        if not finite:
-            return row
+            v_hadd_four(dots + r, <real> dot_scale(SOFTMAX_GRAD))
         for r in range(rows):
             slope.dot = dots[r]
             for v in range(width - 1):
@@ -466,8 +462,6 @@ cdef inline Py_ssize_t plain_quads(const Strip *s) noexcept nogil:
         # halved, as the other accumulators are 0
         slope.dot = v_add(v_add(sum[0], sum[2]), v_add(sum[1], sum[3]))
         slope.dot = v_mul(slope.dot, v_set1(<real> dot_scale(SOFTMAX_GRAD)))
-        if not v_all_below(slope.dot, INFINITY):
-            return row
         for j in range(QUAD):
             a[j] = gradient(a[j], b[j], &slope, SOFTMAX_GRAD)
         v_quads_out(s.y + row * s.y_pitch, s.y_pitch, s.n, a)
@@ -516,7 +510,7 @@ cdef inline Py_ssize_t short_backward(const Strip *s, Py_ssize_t begin, const in
             v_store(dots, v_mul(v_hadd_rows(plain_sums), v_set1(<real> dot_scale(operation))))
         else:
             dot_rows(rows, dot_scale(operation), dots, rests if has_rest(operation) else NULL)
-        if not all_below(dots, VL, largest_dot(operation)):
+        if is_looked_at(SHORT, operation) and not all_below(dots, VL, largest_dot(operation)):
             return first
         for r in range(count):
             row = first + r
@@ -537,10 +531,7 @@ cdef inline void lone_backward(const real *g, const real *p, real *y, Py_ssize_t
     # as short_backward, of softmax
     cdef Py_ssize_t whole = (n - 1) // VL, tail = n - whole * VL, v
     cdef Slope slope = slope_of(inv_t, SOFTMAX_GRAD)
-    cdef real dot = v_hadd(plain_dot(g, p, whole, tail)) * <real> dot_scale(SOFTMAX_GRAD)
-    if is_beyond(dot, SOFTMAX_GRAD) and finish_line(line_of(g, p, y, n, REAL), inv_t, SOFTMAX_GRAD):
-        return
-    slope.dot = v_set1(dot)
+    slope.dot = v_mul(v_set1(v_hadd(plain_dot(g, p, whole, tail))), v_set1(<real> dot_scale(SOFTMAX_GRAD)))
     for v in range(whole):
         v_store(y + v * VL, gradient(v_load(g + v * VL), v_load(p + v * VL), &slope, SOFTMAX_GRAD))
     v_store_n(y + whole * VL, tail, gradient(v_load_n(g + whole * VL, tail, 0), v_load_n(p + whole * VL, tail, 0),
@@ -567,37 +558,35 @@ cdef inline void backward_row(const Strip *s, Py_ssize_t row, const int operatio
     cdef real dot, rest
     row_dot(g, p, y, s.n, &total, &lost, operation, storage)
     gradient_dot(total, lost, operation, &dot, &rest)
-    if is_beyond(dot, operation) and finish_line(line_of(g, p, y, s.n, storage), s.inv_t, operation):
+    if is_beyond(dot, s.n, operation) and finish_line(line_of(g, p, y, s.n, storage), s.inv_t, operation):
         return
     gradient_run(g, p, y, s.n, dot, rest, s.inv_t, operation, s.stream, storage)
 
 
-cdef Py_ssize_t one_by_one(const Strip *s, Py_ssize_t begin, int operation, bint plain) noexcept nogil:
+cdef Py_ssize_t one_by_one(const Strip *s, Py_ssize_t begin, int operation) noexcept nogil:
     # the group where short_backward stopped; returns how many rows are done then
     cdef Py_ssize_t end = begin + VL if s.rows - begin > VL else s.rows, row
     for row in range(begin, end):
-        if plain:
-            lone_backward(s.x + row * s.x_pitch, s.p + row * s.p_pitch, s.y + row * s.y_pitch, s.n, s.inv_t)
-        else:
-            backward_row(s, row, operation, REAL)
+        backward_row(s, row, operation, REAL)
     return end
 
 
-cdef inline void short_groups(const Strip *s, Py_ssize_t row, const int operation, const bint plain) noexcept nogil:
+cdef inline void short_groups(const Strip *s, const int operation) noexcept nogil:
     # Nothing is called among the rows of short_backward, which keeps its constants in registers.
+    cdef Py_ssize_t row = 0
     while row < s.rows:
-        row = short_backward(s, row, operation, plain)
+        row = short_backward(s, row, operation, False)
         if row < s.rows:
-            row = one_by_one(s, row, operation, plain)
+            row = one_by_one(s, row, operation)
 
 
 cdef inline void backward_rows(const Strip *s, const int operation, const int storage) noexcept nogil:
     cdef Py_ssize_t row
     if storage == REAL and is_plain(s.n, operation):
-        short_groups(s, plain_backward(s), operation, True)
+        short_backward(s, plain_backward(s), operation, True)
         return
     if storage == REAL and s.n <= SHORT and s.rows > VL // 4:
-        short_groups(s, 0, operation, False)
+        short_groups(s, operation)
         return
     for row in range(s.rows):
         backward_row(s, row, operation, storage)

@@ -541,7 +541,7 @@ cdef void join_dots(const Job *job, Py_ssize_t row, double *stats) noexcept nogi
     gradient_dot(total, lost, job.operation, &dot, &rest)
     stats[0] = dot
     stats[1] = rest
-    stats[2] = is_beyond(dot, job.operation) and big_dot(job, row, &big)
+    stats[2] = is_beyond(dot, job.n, job.operation) and big_dot(job, row, &big)
     if stats[2]:
         stats[0] = big.high
         stats[1] = big.low

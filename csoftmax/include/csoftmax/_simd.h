@@ -444,10 +444,9 @@ CSM_INLINE int all_below_f64(v_f64 a, double limit) {
 }
 #endif
 
-/* Four vectors, one a row: each becomes its own hadd, scaled, in every lane. Returned is a vector that is finite in all
- * lanes only if those are. */
+/* Four vectors, one a row: each becomes its own hadd, scaled, in every lane. */
 #if defined(CSM_AVX512)
-CSM_INLINE v_f32 hadd_four_f32(v_f32 *r, float scale) {
+CSM_INLINE void hadd_four_f32(v_f32 *r, float scale) {
     v_f32 a[2];
     for (int i = 0; i < 2; i++)
         a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
@@ -459,9 +458,8 @@ CSM_INLINE v_f32 hadd_four_f32(v_f32 *r, float scale) {
     r[1] = _mm512_shuffle_f32x4(a[0], a[0], 0x55);
     r[2] = _mm512_shuffle_f32x4(a[0], a[0], 0xaa);
     r[3] = _mm512_shuffle_f32x4(a[0], a[0], 0xff);
-    return a[0];
 }
-CSM_INLINE v_f64 hadd_four_f64(v_f64 *r, double scale) {
+CSM_INLINE void hadd_four_f64(v_f64 *r, double scale) {
     v_f64 a[2];
     for (int i = 0; i < 2; i++)
         a[i] = _mm512_add_pd(_mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0x44),
@@ -472,10 +470,9 @@ CSM_INLINE v_f64 hadd_four_f64(v_f64 *r, double scale) {
     r[1] = _mm512_shuffle_f64x2(a[0], a[0], 0x55);
     r[2] = _mm512_shuffle_f64x2(a[0], a[0], 0xaa);
     r[3] = _mm512_shuffle_f64x2(a[0], a[0], 0xff);
-    return a[0];
 }
 #elif defined(CSM_AVX2)
-CSM_INLINE v_f32 hadd_four_f32(v_f32 *r, float scale) {
+CSM_INLINE void hadd_four_f32(v_f32 *r, float scale) {
     v_f32 a[2];
     for (int i = 0; i < 2; i++)
         a[i] = _mm256_add_ps(_mm256_permute2f128_ps(r[2 * i], r[2 * i + 1], 0x20),
@@ -483,37 +480,33 @@ CSM_INLINE v_f32 hadd_four_f32(v_f32 *r, float scale) {
     a[0] = _mm256_add_ps(_mm256_shuffle_ps(a[0], a[1], 0x44), _mm256_shuffle_ps(a[0], a[1], 0xee));
     a[0] = _mm256_mul_ps(_mm256_add_ps(a[0], _mm256_permute_ps(a[0], 0xb1)), _mm256_set1_ps(scale));
     a[1] = _mm256_permute_ps(a[0], 0xff);
+    a[0] = _mm256_permute_ps(a[0], 0x00);
+    r[0] = _mm256_permute2f128_ps(a[0], a[0], 0x00);
+    r[1] = _mm256_permute2f128_ps(a[0], a[0], 0x11);
     r[2] = _mm256_permute2f128_ps(a[1], a[1], 0x00);
     r[3] = _mm256_permute2f128_ps(a[1], a[1], 0x11);
-    a[1] = _mm256_permute_ps(a[0], 0x00);
-    r[0] = _mm256_permute2f128_ps(a[1], a[1], 0x00);
-    r[1] = _mm256_permute2f128_ps(a[1], a[1], 0x11);
-    return a[0];
 }
-CSM_INLINE v_f64 hadd_four_f64(v_f64 *r, double scale) {
+CSM_INLINE void hadd_four_f64(v_f64 *r, double scale) {
     const v_f64 a = _mm256_mul_pd(hadd_rows_f64(r), _mm256_set1_pd(scale));
     r[0] = _mm256_permute4x64_pd(a, 0x00);
     r[1] = _mm256_permute4x64_pd(a, 0x55);
     r[2] = _mm256_permute4x64_pd(a, 0xaa);
     r[3] = _mm256_permute4x64_pd(a, 0xff);
-    return a;
 }
 #else
-CSM_INLINE v_f32 hadd_four_f32(v_f32 *r, float scale) {
+CSM_INLINE void hadd_four_f32(v_f32 *r, float scale) {
     const v_f32 a = _mm_mul_ps(hadd_rows_f32(r), _mm_set1_ps(scale));
     r[0] = _mm_shuffle_ps(a, a, 0x00);
     r[1] = _mm_shuffle_ps(a, a, 0x55);
     r[2] = _mm_shuffle_ps(a, a, 0xaa);
     r[3] = _mm_shuffle_ps(a, a, 0xff);
-    return a;
 }
-CSM_INLINE v_f64 hadd_four_f64(v_f64 *r, double scale) {
+CSM_INLINE void hadd_four_f64(v_f64 *r, double scale) {
     for (int i = 0; i < 4; i += 2) {
         const v_f64 a = _mm_mul_pd(hadd_rows_f64(r + i), _mm_set1_pd(scale));
         r[i] = _mm_unpacklo_pd(a, a);
         r[i + 1] = _mm_unpackhi_pd(a, a);
     }
-    return _mm_add_pd(_mm_add_pd(r[0], r[1]), _mm_add_pd(r[2], r[3]));
 }
 #endif
 
@@ -696,9 +689,8 @@ CSM_HORIZONTAL(f64, double, max)
         for (int i = 0; i < VL_##T; i++) lanes[i] = hadd_##T(r[i]);                                          \
         return load_##T(lanes);                                                                              \
     }                                                                                                        \
-    CSM_INLINE v_##T hadd_four_##T(v_##T *r, R scale) {                                                      \
+    CSM_INLINE void hadd_four_##T(v_##T *r, R scale) {                                                       \
         for (int i = 0; i < 4; i++) r[i] = set1_##T(hadd_##T(r[i]) * scale);                                 \
-        return add_##T(add_##T(r[0], r[1]), add_##T(r[2], r[3]));                                            \
     }                                                                                                        \
     CSM_INLINE int all_below_##T(v_##T a, R limit) {                                                         \
         R lanes[VL_##T];                                                                                     \
