@@ -44,7 +44,7 @@ def no_array(name: str, given: object, error: Exception) -> Exception | None:
     module = _interop_module(given)
     if module is not None:
         problem = f"NumPy cannot take {name}, {_article(given)}: {_first_line(error)}"
-        return TypeError(f"{problem}. Use csoftmax.interop.{module}{_detached(name, given)}")
+        return TypeError(f"{problem}. {_array_of(name, given, module)}")
     if isinstance(error, ValueError):
         return ValueError(f"{name} cannot become an array: {error}")
     return None
@@ -67,18 +67,26 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _detached(name: str, given: Any) -> str:
-    """Return ", or ..." with what makes an array of a tensor; nothing for what is none."""
+def _array_of(name: str, given: Any, module: str) -> str:
+    """Return who takes what NumPy does not: a module of csoftmax.interop, or csoftmax once it is an array."""
+    if isinstance(given, list | tuple):
+        stack = {"torch": "torch.stack", "jax": "jax.numpy.stack", "autograd": "autograd.numpy.stack"}[module]
+        return f"Use csoftmax.interop.{module} on {stack}({name})"
+    use = f"Use csoftmax.interop.{module}"
     if not hasattr(given, "detach"):
-        return ""
+        return use
+    if given.device.type == "meta":
+        return f"{name} is on the device meta: it has no numbers"
     steps = [".detach()"] if given.requires_grad else []
-    if str(given.layout) != "torch.strided":
-        steps.append(".to_dense()")
     if given.device.type != "cpu":
         steps.append(".cpu()")
+    if str(given.layout) != "torch.strided":
+        return f"Give {name}{''.join(steps)}.to_dense().numpy()"
+    if given.is_neg():
+        steps.append(".resolve_neg()")
     if str(given.dtype) == "torch.bfloat16":
         steps.append(".float()")
-    return f", or give {name}{''.join(steps)}.numpy()"
+    return f"{use}, or give {name}{''.join(steps)}.numpy()"
 
 
 def masked(name: str) -> TypeError:
@@ -87,7 +95,8 @@ def masked(name: str) -> TypeError:
         "x": "pass x.data, and where=~np.ma.getmaskarray(x)",
         "where": "pass where.filled(False)",
         "logits": "pass logits.astype(np.float64).filled(-np.inf)",
-        "target": "pass target.filled(-100), since ignore_index is -100",
+        "target": "pass target.filled(k) and ignore_index=k, where k is no class, of class indices; "
+        "target.filled(0) of probabilities",
     }.get(name, f"pass {name}.filled(0)")
     return TypeError(f"{name} is a masked array, which csoftmax does not take; {cure}")
 
@@ -99,8 +108,8 @@ def refuse(name: str, given: object, array: Array) -> TypeError:
         problem = f"{name} is sparse, {_article(given)}, but zeros count as all numbers do"
         return TypeError(f"{problem}; pass {name}.toarray(){floats}")
     module = _interop_module(given)
-    if module is not None:
-        return TypeError(f"NumPy cannot take {name}, {_article(given)}. Use csoftmax.interop.{module}")
+    if module is not None and array.dtype.kind != "c":
+        return TypeError(f"NumPy cannot take {name}, {_article(given)}. {_array_of(name, given, module)}")
     if hasattr(given, "dtype"):
         problem = f"{name} has dtype {array.dtype}"
     elif array.ndim == 0 and array.dtype.kind in "OSUT":
@@ -140,7 +149,10 @@ def _numbers_of(name: str, given: object, array: Array) -> str:
     if name == "target" and _are_integers(array):
         return f"class indices must be integers: {_converted(name, given, 'int64')}"
     if _works(lambda: array.astype(np.float64)):
-        return f"convert it to a float dtype first: {_converted(name, given, 'float64')}"
+        floats = _converted(name, given, "float64")
+        if name == "target":
+            return f"class indices must be integers, and class probabilities, of the logits' shape, floats: {floats}"
+        return f"convert it to a float dtype first: {floats}"
     if name == "target" and _works(lambda: np.unique(array)):
         return (
             "class indices must be integers: classes, target = np.unique(target, return_inverse=True), "
@@ -221,7 +233,11 @@ def _target_cure(given: object, target: Array, shape: tuple[int, ...], axis: int
     if target.ndim == len(shape) and target.shape[axis] == 1 and target.squeeze(axis).shape == without:
         squeezed = f"np.squeeze(target, axis={axis})"
         return f"drop its class axis: {squeezed}" + (".astype(np.int64)" if target.dtype.kind not in "iu" else "")
-    fits = [d for d in range(len(shape)) if not floats and target.shape == shape[:d] + shape[d + 1 :]]
+    fits = [
+        d
+        for d in range(len(shape))
+        if not floats and target.shape == shape[:d] + shape[d + 1 :] and bool(np.all(target < shape[d]))
+    ]
     return f"it fits axis={fits[0]}" if fits else ""
 
 

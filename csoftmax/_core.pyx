@@ -396,6 +396,8 @@ def threads(n):
 
     The number is of the calling context, a `contextvars.Context`: of this Python thread and, under asyncio, of this
     task and those that it starts. Other threads do not see it.
+    Blocks of one context must be left in the reverse order of entering them, as nested ``with`` statements are: of two
+    generators that overlap, the one that is closed last restores what it found.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@
 #
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
+from libc.float cimport DBL_MIN
 from libc.math cimport INFINITY, NAN, fabs, fma, frexp, isnan, ldexp
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memset

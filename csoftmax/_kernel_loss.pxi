@@ -127,7 +127,8 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
 
 cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *probabilities, const int64_t *exponent,
                     double *whole, double *dot) noexcept nogil:
-    # q is added to whole, and its product with max(x) - x to dot; both without a power of two, if one is given
+    # q is added to whole, and its product with max(x) - x to dot; both without a power of two, if one is given. If none
+    # is, and a share loses digits for being subnormal or 0, the infinity that dot becomes tells that one is needed.
     cdef double top = -INFINITY, q, below, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
     for c in range(job.n):
@@ -144,7 +145,7 @@ cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *
             below = share_times(job, probabilities, c, below, 2 - exponent[0])
         else:
             q = target_share(job, probabilities, c)
-            below *= 4 * q
+            below = 4 * q * below if q >= DBL_MIN or q <= -DBL_MIN else INFINITY
         two_sum(whole[0], q, whole, &lost)
         whole_rest += lost
         two_sum(dot[0], below, dot, &lost)
@@ -266,7 +267,7 @@ cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
     cdef Losses l = losses[0]
     cdef Py_ssize_t i, c
     cdef double share
-    cdef bint shared = shared_out(job)
+    cdef bint shared = shared_out(job), rescaled
     # where p is close to 1, p - 1 has lost its digits
     cdef v_f64 near = set1_f64(-INFINITY if shared else 1), others, weight
     cdef double *at_index = l.dot
@@ -279,8 +280,9 @@ cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
                     y[c * l.y_step] = 0
             elif shared:
                 gather_target(job, row + i, probabilities)
+                rescaled = l.scaled and (l.loss_exponent[i] != 0 or l.grad_exponent[i] != 0)
                 for c in range(job.n):
-                    share = (share_times(job, probabilities, c, l.upstream[i], -l.loss_exponent[i]) if l.scaled
+                    share = (share_times(job, probabilities, c, l.upstream[i], -l.loss_exponent[i]) if rescaled
                              else l.upstream[i] * target_share(job, probabilities, c))
                     y[c * l.y_step] = <real> (y[c * l.y_step] - share)
     if not job.loss.indices:

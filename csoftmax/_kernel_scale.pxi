@@ -131,14 +131,22 @@ cdef inline bint is_ordinary(double a) noexcept nogil:
     return (1e-15 < fabs(a)) & (fabs(a) < 1e15) | (a == 0)
 
 
+cdef inline bint row_is_ordinary(const Losses *l, Py_ssize_t i) noexcept nogil:
+    return is_ordinary(l.whole[i]) & is_ordinary(l.upstream[i]) & (l.dot[i] < INFINITY)
+
+
+cdef inline bint scale_is_ordinary(const Job *job) noexcept nogil:
+    return job.loss.exponent == 0 and is_ordinary(job.loss.scale)
+
+
 cdef bint all_ordinary(const Job *job, const Losses *l) noexcept nogil:
     # of the losses' rows: no power of two needs to be taken out
-    cdef bint ordinary = job.loss.exponent == 0 and is_ordinary(job.loss.scale)
+    cdef bint ordinary = scale_is_ordinary(job)
     cdef Py_ssize_t i
     if job.loss.weight == NULL and not shared_out(job) and job.upstream.data == NULL:
         return ordinary
     for i in range(l.rows):
-        ordinary &= is_ordinary(l.whole[i]) & is_ordinary(l.upstream[i]) & (l.dot[i] < INFINITY)
+        ordinary &= row_is_ordinary(l, i)
     return ordinary
 
 
@@ -202,8 +210,10 @@ cdef void scale_upstream(const Job *job, Py_ssize_t row, Py_ssize_t i, const Los
 
 
 cdef void scale_loss(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l, real *probabilities) noexcept nogil:
-    # Exact, so that a row which had no need of it keeps its bits.
+    # An ordinary row stays as it is, whatever stands beside it, so that its bits depend on nothing but the row.
     l.loss_exponent[i] = l.grad_exponent[i] = 0
+    if scale_is_ordinary(job) and row_is_ordinary(l, i):
+        return
     if job.loss.indices and l.target[i] < 0:
         l.upstream[i] = 0
         return

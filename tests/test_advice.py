@@ -131,7 +131,6 @@ TARGETS = {
     "probabilities in objects": ((ONE_HOT * 0.5 + 1 / 6).astype(object), "target.astype(np.float64)"),
     "a column": (column(CLASSES), "np.squeeze(target, axis=1)"),
     "a column of floats": (column(CLASSES * 1.0), "np.squeeze(target, axis=1).astype(np.int64)"),
-    "masked": (np.ma.masked_equal(CLASSES, 0), "target.filled(-100)"),
     "bfloat16 from np.load": (ONE_HOT.astype(ml_dtypes.bfloat16).view("V2"), "target.view(ml_dtypes.bfloat16)"),
 } | {f"sparse one-hot {kind.__name__}": (kind(ONE_HOT), "target.toarray().astype(np.float64)") for kind in SPARSE}
 
@@ -149,7 +148,7 @@ def test_targets(kind):
         got = follow(csoftmax.cross_entropy, last, "target", logits=logits, target=step)
     else:
         got = follow(csoftmax.cross_entropy, advice, "target", logits=logits, target=target)
-    want = CLASSES if kind != "masked" else np.array([2, -100])
+    want = CLASSES
     if kind == "probabilities in objects":
         want = ONE_HOT * 0.5 + 1 / 6
     assert got == pytest.approx(csoftmax.cross_entropy(logits, want), rel=1e-12)
@@ -171,6 +170,31 @@ def test_string_labels(labels):
     advice = "classes, target = np.unique(target, return_inverse=True)"
     got = follow(csoftmax.cross_entropy, advice, "target", logits=logits, target=labels)
     assert got == csoftmax.cross_entropy(logits, [1, 2, 0, 1])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_a_masked_target(dtype):
+    """Of indices with what stands for an ignored one; of probabilities with 0."""
+    indices = np.ma.masked_equal(CLASSES, 0).astype(dtype)
+    shares = np.ma.masked_array(ONE_HOT * 0.5, ONE_HOT == 0)
+    for target in (indices, shares):
+        with pytest.raises(TypeError, match=r"target\.filled\(k\) and ignore_index=k.*target\.filled\(0\)"):
+            csoftmax.cross_entropy(VALUES, target)
+    k = np.iinfo(dtype).max
+    got = csoftmax.cross_entropy(VALUES, indices.filled(k), ignore_index=int(k))
+    assert got == csoftmax.cross_entropy(VALUES, np.where(CLASSES == 0, -100, CLASSES))
+    assert csoftmax.cross_entropy(VALUES, shares.filled(0)) == csoftmax.cross_entropy(VALUES, ONE_HOT * 0.5)
+
+
+@pytest.mark.parametrize("target", [np.array([0, None], object), np.array(["0.5", "1"])], ids=str)
+def test_numbers_that_are_no_classes(target):
+    with pytest.raises(TypeError, match="indices must be integers, and class probabilities, of the logits' shape"):
+        csoftmax.cross_entropy(VALUES, target)
+
+
+def test_an_axis_that_has_too_few_classes_is_not_advised():
+    with pytest.raises(ValueError, match=r"class axis, \(2,\)$"):
+        csoftmax.cross_entropy(np.zeros((2, 3)), [0, 1, 2])
 
 
 def test_integers_that_are_neither_one_hot_nor_classes():

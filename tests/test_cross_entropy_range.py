@@ -301,3 +301,36 @@ def test_exact_over_all_weights_upstream_gradients_and_logits(rows, base, weight
         want = np.array([wide_of(v) for v in losses])
     assert oracle.max_ulp(np.atleast_1d(got), want) <= 4
     assert oracle.max_ulp(grad, np.array(grads), np.array(scales)) <= 8
+
+
+def test_no_bit_of_a_row_depends_on_the_other_rows(rng):
+    """Losses and gradients of rows alone, together and in columns, with weights and upstream gradients of any size."""
+    for trial in range(60):
+        classes, rows = int(rng.integers(2, 40)), int(rng.integers(2, 9))
+        x = (rng.standard_normal((rows, classes)) * 10.0 ** rng.integers(-2, 4)).astype(["f4", "f8"][trial % 2])
+        weight = 10.0 ** rng.uniform(-320, 300, classes) if trial % 3 else rng.random(classes)
+        upstream = 10.0 ** rng.uniform(-300, 300, rows) * rng.choice([-1, 1], rows)
+        upstream[0] = 1
+        shares = csoftmax.softmax(rng.standard_normal((rows, classes)) * rng.choice([1, 200]))
+        for target in (rng.integers(0, classes, rows), shares):
+            options = {"weight": weight, "label_smoothing": rng.choice([0, 0.1]), "reduction": "none"}
+            loss, grad = csoftmax.cross_entropy_with_grad(x, target, grad_output=upstream, **options)
+            columns = csoftmax.cross_entropy_with_grad(x.T.copy(), target.T, 0, grad_output=upstream, **options)
+            assert np.array_equal(columns[0], loss, equal_nan=True)
+            assert np.array_equal(columns[1].T, grad, equal_nan=True)
+            for i in range(rows):
+                alone = csoftmax.cross_entropy_with_grad(
+                    x[i : i + 1], target[i : i + 1], grad_output=upstream[i : i + 1], **options
+                )
+                assert np.array_equal(alone[0], loss[i : i + 1], equal_nan=True), (trial, i)
+                assert np.array_equal(alone[1], grad[i : i + 1], equal_nan=True), (trial, i)
+
+
+def test_a_share_that_underflows_is_no_share_of_zero():
+    x, target = np.array([[0, -1e200]]), np.array([[0.5, 1e-170]])
+    options = {"weight": [0, 1e-160], "reduction": "sum"}
+    assert csoftmax.cross_entropy(x, target, **options) == pytest.approx(1e-130, rel=1e-14)
+    loss = csoftmax.cross_entropy_with_grad(x, target, grad_output=1e20, **options)[0]
+    assert loss == csoftmax.cross_entropy(x, target, **options)
+    tiny = csoftmax.cross_entropy([[0, -1000.0]], [1], weight=[5e-324] * 2, label_smoothing=0.5, reduction="sum")
+    assert tiny == pytest.approx(3.7e-321, rel=2e-3)

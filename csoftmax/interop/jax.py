@@ -259,6 +259,7 @@ def _differentiable(name, product):
             # The derivative by T is -J (x / T) / T, and J, to which a constant is nothing, maps x / T to what
             # it maps log p to. A class that has no probability keeps none.
             log_p = y if name == "log_softmax" else _log_softmax(x, traced, temperature)
+            log_p -= log_p.max(-2, keepdims=True)  # so that equal logits have exactly the same
             v -= (jnp.where(jnp.isneginf(log_p), 0, log_p) * traced_dot[0]).astype(v.dtype)
         return y, product(v, y, traced, temperature)
 
@@ -297,6 +298,21 @@ def _logits(x):
     if x.dtype not in (jnp.float32, jnp.float64, jnp.float16, jnp.bfloat16):
         raise TypeError(f"{x.dtype} has no softmax here: use float16, bfloat16, float32 or float64")
     return x
+
+
+def _shifted(x, where, axes):
+    """Integers as floats, and what is to be added to their logsumexp.
+
+    In rows whose maximum float64 may not hold, integers of 64 bits become their exact differences from it.
+    """
+    if x.dtype not in (jnp.int64, jnp.uint64):
+        return _logits(x), 0
+    least = jnp.iinfo(x.dtype).min
+    top = jnp.max(x, axes, keepdims=True, initial=least, where=True if where is None else where)
+    large = (top > 2**53) | (top < -(2**53)) if least else top > 2**53
+    # modulo 2^64, in which the differences are right however large they are
+    below = top.astype(jnp.uint64) - x.astype(jnp.uint64)
+    return jnp.where(large, -below.astype(float), x.astype(float)), jnp.where(large, top, 0).astype(float)
 
 
 def _mask(where, x):
@@ -361,8 +377,9 @@ def _compiled(name, function, left_out):
     """
 
     def forward(x, where, traced, axis, temperature):
-        x = _logits(x)
+        x = jnp.asarray(x)
         where, axes = _mask(where, x), _axes(x, axis)
+        x, _ = _shifted(x, where, axes)
         _check_temperature(temperature)
         if where is not None:
             # a row of which nothing is left has no softmax, whose NaN would come back from derivatives
@@ -392,9 +409,10 @@ _compiled_log_softmax = _compiled("log_softmax", _log_softmax, -jnp.inf)
 
 @functools.partial(jax.jit, static_argnames=("axis", "keepdims"))
 def _compiled_logsumexp(x, where, axis, keepdims):
-    x = _logits(x)
+    x = jnp.asarray(x)
     where, axes = _mask(where, x), _axes(x, axis)
-    total = _along(_logsumexp, x if where is None else jnp.where(where, x, -jnp.inf), axes, reduced=True)
+    x, shift = _shifted(x, where, axes)
+    total = _along(_logsumexp, x if where is None else jnp.where(where, x, -jnp.inf), axes, reduced=True) + shift
     return total if keepdims else total.squeeze(axes)
 
 

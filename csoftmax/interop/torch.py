@@ -920,7 +920,19 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([2]))
     tensor(0.4076)
     """
+    _refuse_targets(input, target)
     return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+
+
+def _refuse_targets(logits: Tensor, target: Tensor) -> None:
+    """Raise for class indices that are no integers, and for class probabilities that are no floats."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor, not {type(target).__name__}")
+    floats, problem = target.is_floating_point(), f"target has dtype {target.dtype}, but class"
+    if target.shape == logits.shape and not floats:
+        raise TypeError(f"{problem} probabilities must be floats: target.to(input.dtype)")
+    if target.ndim == logits.ndim - 1 and (floats or target.dtype is torch.bool):
+        raise TypeError(f"{problem} indices must be integers: target.to(torch.int64)")
 
 
 # ------------------------------------------------------------------------------------- PyTorch's functions

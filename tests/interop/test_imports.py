@@ -77,8 +77,14 @@ TENSORS = {
     "requires grad": ("x.clone().requires_grad_()", "a Tensor", "x.detach().numpy()"),
     "both": ("x.bfloat16().requires_grad_()", "a Tensor", "x.detach().float().numpy()"),
     "parameter": ("torch.nn.Parameter(x)", "a Parameter", "x.detach().numpy()"),
-    "sparse": ("x.to_sparse()", "a Tensor", "x.to_dense().numpy()"),
-    "in a list": ("[x[0].clone().requires_grad_()]", "a list", None),
+    "negative bit": ("torch.complex(x, -x).conj().imag", "a Tensor", "x.resolve_neg().numpy()"),
+}
+# those that the module for tensors does not take either, with what to do
+OTHER_TENSORS = {
+    "sparse": ("x.to_sparse()", "Give x.to_dense().numpy()", "x.to_dense().numpy()"),
+    "in a list": ("[x[0].clone().requires_grad_()]", "Use csoftmax.interop.torch on torch.stack(x)", None),
+    "complex": ("torch.complex(x, x)", "take np.real(x) or np.abs(x) first", "np.real(x)"),
+    "meta": ("x.to('meta')", "x is on the device meta: it has no numbers", None),
 }
 
 
@@ -94,12 +100,25 @@ def test_tensors_that_numpy_cannot_take(kind, function):
         core(x)
     assert "\n" not in str(raised.value)
     want = core([[1.0, 2.0, 3.0]])
+    assert str(raised.value).endswith(f", or give {advice}")
+    assert core(eval(advice, names)) == pytest.approx(want, rel=1e-2)
+    got = getattr(names["interop"].torch, function)(x, -1)
+    assert got.detach().double().numpy() == pytest.approx(want, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", OTHER_TENSORS)
+def test_tensors_that_need_something_else(kind):
+    tensor, words, advice = OTHER_TENSORS[kind]
+    names = {}
+    exec(TORCH + f"x = {tensor}", names)
+    core, want = names["csoftmax"].softmax, names["csoftmax"].softmax([[1.0, 2.0, 3.0]])
+    with pytest.raises(TypeError, match=re.escape(words)):
+        core(names["x"])
     if advice:
-        assert str(raised.value).endswith(f", or give {advice}")
-        assert core(eval(advice, names)) == pytest.approx(want, rel=1e-2)
-    if kind not in ("sparse", "in a list"):
-        got = getattr(names["interop"].torch, function)(x, -1)
-        assert got.detach().double().numpy() == pytest.approx(want, rel=1e-2)
+        assert core(eval(advice, names)) == pytest.approx(want, rel=1e-12)
+    if kind == "in a list":
+        stacked = names["torch"].stack(names["x"])
+        assert names["interop"].torch.softmax(stacked, -1).detach().numpy() == pytest.approx(want, rel=1e-12)
 
 
 @pytest.mark.parametrize("argument", ["target", "weight", "grad_output", "logits"])

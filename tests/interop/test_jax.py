@@ -1,5 +1,6 @@
 """JAX: values, transformations, derivatives of both modes and orders, and how the handlers are compiled."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -651,3 +652,24 @@ def test_cannot_compile(environment, message, tmp_path):
     assert done.returncode == 1
     assert re.search(f"ImportError: .*{message}", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_integers_that_a_double_does_not_hold_are_told_apart(dtype):
+    near = np.array([[0, 1, 7], [3, 3, 0]], dtype)
+    masks = (None, np.array([True, True, False]))
+    with jax.enable_x64(True):
+        for base, where, axis in itertools.product((2**53, 2**62), masks, (-1, 0, None)):
+            x = near + dtype(base)
+            for name in ("softmax", "log_softmax", "logsumexp"):
+                got = getattr(cj, name)(jax.numpy.asarray(x), axis, where=where)
+                want = getattr(csoftmax, name)(x, axis, where=where)
+                assert np.allclose(got, want, rtol=1e-15, atol=0), (name, base, axis)
+        assert np.array_equal(cj.softmax(jax.numpy.asarray(near)), csoftmax.softmax(near))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_the_temperature_does_not_move_equal_logits(name):
+    for temperature in (1e-3, 1e-10, 1.0):
+        slope = jax.jacfwd(lambda t: getattr(cj, name)(jax.numpy.zeros(3), temperature=t))
+        assert not np.any(slope(jax.numpy.float32(temperature)))
