@@ -326,6 +326,18 @@ def test_no_bit_of_a_row_depends_on_the_other_rows(rng):
                 assert np.array_equal(alone[1], grad[i : i + 1], equal_nan=True), (trial, i)
 
 
+def test_a_small_share_has_the_same_gradient_beside_a_large_upstream_gradient():
+    x = [[-168.46731310175613, 539.5153260415644, -332.19376368343435], [0, 1, 2.0]]
+    weight = [1.0, 1000.0, 1.1199163422038627e-300]
+    first = [
+        csoftmax.cross_entropy_with_grad(
+            x, [2, 0], weight=weight, label_smoothing=0.1, reduction="none", grad_output=[1.0, other]
+        )[1][0]
+        for other in (1.0, 1e100)
+    ]
+    assert same_bits(*first)
+
+
 def test_a_share_that_underflows_is_no_share_of_zero():
     x, target = np.array([[0, -1e200]]), np.array([[0.5, 1e-170]])
     options = {"weight": [0, 1e-160], "reduction": "sum"}
