@@ -94,7 +94,11 @@ def print_to(stdout, unbuffered):
 def test_info_json_is_runtime_info():
     done = run("info", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == csoftmax.runtime_info()
+    told, here = json.loads(done.stdout), csoftmax.runtime_info()
+    # how many there are depends on what each process has done
+    assert told["threads"].pop("workers") == 0
+    here["threads"].pop("workers")
+    assert told == here
 
 
 @dataclass

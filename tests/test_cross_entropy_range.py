@@ -300,7 +300,9 @@ def test_exact_over_all_weights_upstream_gradients_and_logits(rows, base, weight
             losses = [mpmath.fsum(losses) / divisor]
         want = np.array([wide_of(v) for v in losses])
     assert oracle.max_ulp(np.atleast_1d(got), want) <= 4
-    assert oracle.max_ulp(grad, np.array(grads), np.array(scales)) <= 8
+    # the terms that cancel may be larger than the largest number, from whose ulp the error is measured then
+    beyond = np.maximum(np.array(scales) / oracle.wide(TOP), 1)
+    assert (oracle.ulp_error(grad, np.array(grads), np.array(scales)) <= 8 * beyond).all()
 
 
 def test_no_bit_of_a_row_depends_on_the_other_rows(rng):

@@ -43,11 +43,11 @@ version: str = csoftmax.__version__
 """
 MISTAKES = {
     'csoftmax.cross_entropy(x, y, reduction="median")': "No overload variant",
-    'softmax(x, axis="rows")': 'incompatible type "str"',
+    'softmax(x, axis="rows")': "No overload variant",
     "softmax(x, dim=1)": 'Unexpected keyword argument "dim"',
-    "logsumexp(x, keepdims=2.5)": '"float"; expected "bool"',
+    "logsumexp(x, keepdims=2.5)": "No overload variant",
     "csoftmax.softmax(x, axis=1.5)": "No overload variant",
-    "csoftmax.interop.scipy.softmax()": 'Missing positional argument "x"',
+    "csoftmax.interop.scipy.softmax()": "require at least one argument",
 }
 
 
@@ -78,7 +78,9 @@ def test_a_users_file_passes_the_strict_check(check):
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_found_in_a_users_file(check, mistake):
     found = check(f"{USER}\n\ndef wrong(x: NDArray[np.float64], y: NDArray[np.int64]) -> None:\n    {mistake}\n")
-    assert "Found 1 error in 1 file" in found
+    # one for each overload that is tried, all of one line
+    assert re.search(r"Found \d errors? in 1 file", found)
+    assert {line.split(":")[1] for line in found.splitlines() if " error: " in line} == {str(USER.count("\n") + 4)}
     assert MISTAKES[mistake] in found
 
 
