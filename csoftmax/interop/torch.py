@@ -920,7 +920,8 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([2]))
     tensor(0.4076)
     """
-    _refuse_targets(input, target)
+    if not torch.compiler.is_compiling():
+        _refuse_targets(input, target)
     return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
 
 
