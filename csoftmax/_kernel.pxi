@@ -67,7 +67,6 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     void quotient "csm_quotient"(double, double, double, double *, double *) noexcept
     void split_real "csm_split"(double, double, real *, real *) noexcept
     vec v_and_eq(vec, vec, vec) noexcept
-    vec v_and_ne(vec, vec, vec) noexcept
     void v_sum_apart(vec d, vec, vec *total, vec *ties) noexcept
     vec v_select_lt(vec, vec, vec, vec) noexcept
     real v_hadd(vec) noexcept

@@ -75,7 +75,6 @@ enum { FUSED = 0 };
 #define v_exp_near CSM_T(exp_near)
 #define v_and_eq CSM_T(and_eq)
 #define v_sum_apart CSM_T(sum_apart)
-#define v_and_ne CSM_T(and_ne)
 #define v_select_lt CSM_T(select_lt)
 #define v_hadd CSM_T(hadd)
 #define v_hmax CSM_T(hmax)
