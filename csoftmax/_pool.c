@@ -16,7 +16,8 @@
  *   BLIS          How many threads a call gets comes from its size, not from how many there are.
  *   numexpr, blosc2   A forked child starts with no workers and makes its own; small calls go alone.
  *   TCP           When workers have cost more time than they saved, calls go alone for a pause that grows each time;
- *                 after it they try again.
+ *                 after it they try again. GNU make, which asks the system how many threads run before it starts one
+ *                 more, has shown how a pause can end sooner: as soon as the system has been seen at rest long enough.
  * What a call would have taken alone is known from its own fastest chunk, whoever else wants the CPUs meanwhile.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
@@ -35,15 +36,22 @@ enum {
     STACK_BYTES = 1 << 20,       /* of a worker */
     LEAST_AWAKE = 2500,          /* ns of one thread's work that another thread is worth if it is awake ... */
     LEAST_ASLEEP = 10000,        /* ... and if it must be woken first */
-    WORKER_SPIN = 10000,         /* ns that a worker looks out for work before it sleeps */
+    LEAST_COLD = 20000,          /* ns of work that must be left for a worker that was just woken, with cold caches */
+    WORKER_SPIN = 10000,         /* ns that a worker looks out for work before it sleeps, when no call is under way ... */
+    LONGEST_SPIN = 50000,        /* ... or from its own last chunk on */
     CALLER_SPIN = 20000,         /* ns that a caller looks out for the last chunks of others before it sleeps */
-    VAIN_WAKE = 5000,            /* ns that it costs to wake a worker for a call in which none joins */
+    VAIN_WAKE = 10000,           /* ns that it costs to wake a worker for a call in which none joins */
+    WAKE_FORGOTTEN = 2000000,    /* ns after which a wake that has brought nobody is tried again */
+    FIRST_LATENCY = 20000,       /* ns from a call to a worker that it has woken, before any has been measured */
+    LONGEST_LATENCY = 200000,    /* ns; what took longer was another thread's turn */
     FIRST_CREDIT = 100000,       /* ns that workers may cost before they have saved any */
-    CREDIT = 10000000,           /* ns that they have saved are remembered up to this */
+    CREDIT = 1000000,            /* ns that they have saved are remembered up to this */
 };
 #define FIRST_PAUSE INT64_C(20000000)   /* ns that calls go alone after a loss, ... */
 #define LONGEST_PAUSE INT64_C(1000000000)
 #define FORGOTTEN INT64_C(5000000000)   /* ... if there was none for so long; else four times the last pause */
+#define LOOK_EVERY INT64_C(500000)      /* ns of a pause between two looks, of 6 us, at how many threads run */
+#define LOOK_PAUSE INT64_C(40000000)    /* ns of a pause for each of which a look must have seen the system at rest */
 #define TOLERANCE 1.125     /* times as long as the fastest chunk others may take without being taken for slow */
 #define BACK (UINT64_C(1) << 32)
 #define WAITED_FOR UINT32_C(0x80000000)
@@ -87,6 +95,13 @@ typedef SRWLOCK lock_t;
 #define LOCK_INIT SRWLOCK_INIT
 static void lock(lock_t *l) { AcquireSRWLockExclusive(l); }
 static void unlock(lock_t *l) { ReleaseSRWLockExclusive(l); }
+
+static int has_room(int threads) {      /* unknown */
+    (void)threads;
+    return 0;
+}
+static int current_cpu(void) { return -1; }     /* unknown */
+static void move_from(int cpu) { (void)cpu; }
 
 static void sleep_while(volatile uint32_t *word, uint32_t value) { WaitOnAddress(word, &value, sizeof value, INFINITE); }
 static void wake(volatile uint32_t *word, int count) {
@@ -134,7 +149,42 @@ static void wake(volatile uint32_t *word, int count) {
 static void lock_bed(void) {}
 static void unlock_bed(void) {}
 static void make_bed(void) {}
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+static int current_cpu(void) { return sched_getcpu(); }
+
+/* Moves this thread to another of its CPUs, where it may have to wait; later it may run on all of them again. */
+static void move_from(int cpu) {
+    cpu_set_t all, others;
+    if (sched_getaffinity(0, sizeof all, &all)) return;
+    others = all;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) > 0 && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
+}
+
+/* Whether the CPUs of this process have room for so many threads more, beside all that run at this moment. */
+static int has_room(int threads) {
+    char text[128];                     /* three averages of the load, then "running/all" */
+    cpu_set_t cpus;
+    const char *running = text;
+    int file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? 0 : read(file, text, sizeof text - 1);
+    if (file >= 0) close(file);
+    if (size <= 0 || sched_getaffinity(0, sizeof cpus, &cpus)) return 0;
+    text[size] = 0;
+    for (int field = 0; field < 3 && running != NULL; field++) running = strchr(running + (field > 0), ' ');
+    return running != NULL && strtol(running, NULL, 10) + threads <= CPU_COUNT(&cpus);
+}
 #else
+static int has_room(int threads) {      /* unknown */
+    (void)threads;
+    return 0;
+}
+static int current_cpu(void) { return -1; }     /* unknown */
+static void move_from(int cpu) { (void)cpu; }
+
 /* One bed for all who sleep: whoever is woken looks at its own word. */
 static lock_t bed = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t alarm_clock = PTHREAD_COND_INITIALIZER;
@@ -192,10 +242,12 @@ typedef struct task {
     csm_chunk_fn run;
     void *work;
     ptrdiff_t chunks;
+    int cpu;                    /* that of the caller, or -1 */
     volatile uint64_t taken;    /* from the front, and BACK times those from the back; goes on when none is left */
     volatile uint32_t working;  /* workers that have joined and not left; WAITED_FOR: the caller sleeps until it is 0 */
     volatile int64_t fastest;   /* ns of the chunk that took least, but for the last one, which may be smaller; or 0 */
     int places, joined, to_wake;    /* workers it has room for, that have ever joined, still to be woken: under `guard` */
+    int64_t in_vain;            /* ns that its wakes cost if no worker joins */
     struct task *next;
 } task;
 
@@ -203,16 +255,23 @@ static struct {
     lock_t guard;               /* of what follows */
     task *tasks;                /* that may be joined, the oldest first */
     int workers;
+    int waking;                 /* workers that have been woken and are not here yet ... */
+    int64_t last_wake;          /* ... and when the last of them was */
     int64_t refused_until;      /* the system would make no thread: it is asked again from then on */
     int64_t pause, last_loss;   /* how long calls go alone after the last time that workers had cost too much, and when */
+    int64_t rests;              /* looks in a row that have seen the system at rest since */
     /* atomic, of nobody: */
     volatile uint32_t event;    /* counts tasks that were published */
     volatile uint32_t sleeping; /* workers that sleep or are about to ... */
     volatile uint32_t spinning; /* ... or look out for a task */
+    volatile uint32_t callers;  /* calls under way */
+    volatile int64_t published; /* when the last task was */
+    volatile int64_t latency;   /* ns from there to a worker that was woken for it, a running mean */
     volatile int64_t alone_until;   /* when calls may use workers again */
+    volatile int64_t next_look; /* in a pause: when to look again whether the system is at rest */
     volatile int64_t last_call; /* when a call last asked how many threads are useful */
     volatile int64_t credit;    /* ns that workers have saved and not cost again, up to CREDIT */
-} pool = {.guard = LOCK_INIT, .last_loss = -FORGOTTEN, .credit = FIRST_CREDIT};
+} pool = {.guard = LOCK_INIT, .last_loss = -FORGOTTEN, .credit = FIRST_CREDIT, .latency = FIRST_LATENCY};
 
 #if !defined(_WIN32)
 /* No other thread holds a lock while this one forks, and no other is in the child. */
@@ -226,11 +285,12 @@ static void after_fork(void) {
 }
 static void in_child(void) {
     pool.tasks = NULL;
-    pool.workers = 0;
-    pool.sleeping = pool.spinning = 0;
+    pool.workers = pool.waking = 0;
+    pool.sleeping = pool.spinning = pool.callers = 0;
     pool.refused_until = pool.alone_until = 0;
     pool.last_loss = -FORGOTTEN;
     pool.credit = FIRST_CREDIT;
+    pool.latency = FIRST_LATENCY;
     make_bed();
     after_fork();
 }
@@ -241,9 +301,12 @@ void csm_pool_watch_forks(void) {}
 
 /* ------------------------------------------------------------------------------------------------ one task */
 
-static int chunks_left(const task *t) {
+/* Whether chunks are left; for a worker that has just been woken, whether enough are. */
+static int is_worth_joining(const task *t, int woken) {
     uint64_t taken = LOAD(&t->taken);
-    return (ptrdiff_t)(taken % BACK + taken / BACK) < t->chunks;
+    ptrdiff_t left = t->chunks - (ptrdiff_t)(taken % BACK + taken / BACK);
+    int64_t fastest = LOAD(&t->fastest);
+    return left > 0 && (!woken || fastest == 0 || left > LEAST_COLD / fastest);
 }
 
 static int take(task *t, uint64_t end, ptrdiff_t *chunk) {
@@ -272,28 +335,36 @@ static void work_on(task *t, uint64_t end, int slot) {
 }
 
 /* Sleepers to be woken by this thread. Under `guard`. */
-static int take_wakes(task *t) {
-    int count = t->to_wake < WAKE_TOGETHER ? t->to_wake : WAKE_TOGETHER;
+static int take_wakes(task *t, int64_t time) {
+    int count = t->to_wake < WAKE_TOGETHER ? t->to_wake : WAKE_TOGETHER, sleeping = (int)LOAD(&pool.sleeping);
     t->to_wake -= count;
+    if (count > sleeping) count = sleeping;
+    if (count > 0) pool.last_wake = time;
+    pool.waking += count;
     return count;
 }
 
 /* --------------------------------------------------------------------------------------------------- workers */
 
-/* A task that has a place and chunks left, with the slot there, or NULL. */
-static task *join(int *slot) {
+/* A task that has a place and chunks left, with the slot there, or NULL. A worker that the system has put on the CPU of
+ * the caller would only keep it from its own chunks: it does not join, and goes to another CPU. */
+static task *join(int woken, int *slot) {
     task *t;
-    int wakes = 0;
+    int64_t time = now();
+    int wakes = 0, cpu = current_cpu(), joins;
     lock(&pool.guard);
-    for (t = pool.tasks; t != NULL && !(t->joined < t->places && chunks_left(t)); t = t->next) continue;
-    if (t != NULL) {
+    if (woken && pool.waking > 0) pool.waking--;
+    for (t = pool.tasks; t != NULL && !(t->joined < t->places && is_worth_joining(t, woken)); t = t->next) continue;
+    joins = t != NULL && (cpu < 0 || t->cpu != cpu);
+    if (joins) {
         *slot = ++t->joined;
         ADD32(&t->working, 1);
-        wakes = take_wakes(t);
+        wakes = take_wakes(t, time);
     }
     unlock(&pool.guard);
-    if (wakes > 0 && LOAD(&pool.sleeping) > 0) wake(&pool.event, wakes);
-    return t;
+    if (t != NULL && !joins) move_from(cpu);
+    if (wakes > 0) wake(&pool.event, wakes);
+    return joins ? t : NULL;
 }
 
 /* After this the task may be gone. */
@@ -301,45 +372,57 @@ static void leave(task *t) {
     if (ADD32(&t->working, (uint32_t)-1) == (WAITED_FOR | 1)) wake(&t->working, 1);
 }
 
-static int changes_within(volatile uint32_t *word, uint32_t value, int64_t ns) {
-    int64_t end = now() + ns;
+/* Looks out for another task for a while. */
+static int sees_task(uint32_t seen) {
+    int64_t begun = now(), time = begun, end = begun + WORKER_SPIN;
     do {
         for (int i = 0; i < 8; i++) {
-            if (LOAD(word) != value) return 1;
+            if (LOAD(&pool.event) != seen) return 1;
             breathe();
         }
-    } while (now() < end);
+        time = now();
+        if (LOAD(&pool.callers) > 0) end = time + WORKER_SPIN;
+    } while (time < end && time < begun + LONGEST_SPIN);
     return 0;
 }
 
-/* Looks out for a task for a while, if it has just worked on one and the machine is not busy with others; sleeps. */
-static void wait_for_task(uint32_t seen, int worked) {
-    int changed = 0;
-    if (worked && now() >= LOAD(&pool.alone_until)) {
+static void note_latency(int64_t ns) {
+    int64_t mean = LOAD(&pool.latency);
+    if (ns < LONGEST_LATENCY) STORE64(&pool.latency, mean + (ns - mean) / 8);
+}
+
+/* Looks out for a task for a while, if the machine is not busy with others; sleeps, and returns whether it has. Whoever
+ * was woken too late for one call is awake for the next. */
+static int wait_for_task(uint32_t seen) {
+    int seen_task = 0, slept;
+    if (now() >= LOAD(&pool.alone_until)) {
         ADD32(&pool.spinning, 1);
-        changed = changes_within(&pool.event, seen, WORKER_SPIN);
+        seen_task = sees_task(seen);
         ADD32(&pool.spinning, (uint32_t)-1);
     }
-    if (changed) return;
+    if (seen_task) return 0;
     ADD32(&pool.sleeping, 1);
-    if (LOAD(&pool.event) == seen) sleep_while(&pool.event, seen);
+    slept = LOAD(&pool.event) == seen;
+    if (slept) sleep_while(&pool.event, seen);
     ADD32(&pool.sleeping, (uint32_t)-1);
+    if (slept) note_latency(now() - LOAD(&pool.published));
+    return slept;
 }
 
 static void worker(void) {
-    int worked = 1;
+    int woken = 0;
     csm_enter_mode();
     for (;;) {
         int slot = 0;
         uint32_t seen = LOAD(&pool.event);
-        task *t = join(&slot);
+        task *t = join(woken, &slot);
+        woken = 0;
         if (t != NULL) {
             work_on(t, BACK, slot);
             leave(t);
         } else {
-            wait_for_task(seen, worked);
+            woken = wait_for_task(seen);
         }
-        worked = t != NULL;
     }
 }
 
@@ -362,17 +445,21 @@ static void hire(int wanted) {
 
 /* --------------------------------------------------------------------------------------------------- callers */
 
-static void publish(task *t) {
-    int wakes, wanted = t->places, spinning = (int)LOAD(&pool.spinning);
+static void publish(task *t, int64_t time) {
     task **end;
+    int wakes;
     lock(&pool.guard);
     for (end = &pool.tasks; *end != NULL; end = &(*end)->next) continue;
     *end = t;
-    t->to_wake = wanted > spinning ? wanted - spinning : 0;
-    wakes = take_wakes(t);
+    if (time - pool.last_wake > WAKE_FORGOTTEN) pool.waking = 0;
+    t->to_wake = t->places - (int)LOAD(&pool.spinning) - pool.waking;
+    if (t->to_wake < 0) t->to_wake = 0;
+    wakes = take_wakes(t, time);
+    t->in_vain = VAIN_WAKE * wakes;
     unlock(&pool.guard);
+    STORE64(&pool.published, time);
     ADD32(&pool.event, 1);
-    if (wakes > 0 && LOAD(&pool.sleeping) > 0) wake(&pool.event, wakes);
+    if (wakes > 0) wake(&pool.event, wakes);
 }
 
 static void withdraw(const task *t) {
@@ -401,6 +488,8 @@ static void settle(int64_t saved) {
             pool.pause = time - pool.last_loss > FORGOTTEN ? FIRST_PAUSE : pool.pause * 4;
             if (pool.pause > LONGEST_PAUSE) pool.pause = LONGEST_PAUSE;
             pool.last_loss = time;
+            pool.rests = 0;
+            STORE64(&pool.next_look, time + LOOK_EVERY);
             STORE64(&pool.alone_until, time + pool.pause);
         }
         unlock(&pool.guard);
@@ -417,6 +506,7 @@ void csm_pool_run(csm_chunk_fn run, void *work, ptrdiff_t chunks, int threads) {
     t.run = run;
     t.work = work;
     t.chunks = chunks;
+    t.cpu = current_cpu();
     t.places = (threads < chunks ? threads : (int)chunks) - 1;
     if (t.places > MOST_WORKERS) t.places = MOST_WORKERS;
     if (t.places > 0) hire(t.places);
@@ -425,12 +515,29 @@ void csm_pool_run(csm_chunk_fn run, void *work, ptrdiff_t chunks, int threads) {
         return;
     }
     begun = now();
-    publish(&t);
+    ADD32(&pool.callers, 1);
+    publish(&t, begun);
     work_on(&t, 1, 0);
     withdraw(&t);
     if (LOAD(&t.working) != 0) wait_for_workers(&t);
+    ADD32(&pool.callers, (uint32_t)-1);
     alone = (double)LOAD(&t.fastest) * (double)chunks * TOLERANCE;
-    settle((int64_t)alone - (now() - begun) - (t.joined == 0 ? VAIN_WAKE : 0));
+    settle(t.joined > 0 ? (int64_t)alone - (now() - begun) : -t.in_vain);
+}
+
+/* In a pause: looks at the system now and then, and ends the pause when it has been at rest. The longer the pause, the
+ * more often in a row it must have been. */
+static int is_at_rest(int64_t time, int threads) {
+    int room, rested;
+    if (time < LOAD(&pool.next_look)) return 0;
+    STORE64(&pool.next_look, time + LOOK_EVERY);
+    room = has_room(threads - 1);
+    lock(&pool.guard);
+    pool.rests = room ? pool.rests + 1 : 0;
+    rested = room && pool.rests >= pool.pause / LOOK_PAUSE;
+    if (rested) STORE64(&pool.alone_until, 0);
+    unlock(&pool.guard);
+    return rested;
 }
 
 int csm_pool_useful(int threads, double ns) {
@@ -439,11 +546,12 @@ int csm_pool_useful(int threads, double ns) {
     double most;
     if (threads <= 1 || ns < 2 * LEAST_AWAKE) return 1;
     time = now();
-    if (time < LOAD(&pool.alone_until)) return 1;
+    if (time < LOAD(&pool.alone_until) && !is_at_rest(time, threads)) return 1;
     /* Who calls again at once finds workers awake from the second call on, if it wakes them for the first. */
     before = LOAD(&pool.last_call);
     STORE64(&pool.last_call, time);
-    awake = LOAD(&pool.spinning) > 0 || (double)(time - before) < ns + WORKER_SPIN;
+    awake = LOAD(&pool.spinning) > 0 || (double)(time - before) < 2 * (ns + WORKER_SPIN);
+    if (!awake && ns < (double)LOAD(&pool.latency) + 2 * LEAST_ASLEEP) return 1;
     most = ns / (awake ? LEAST_AWAKE : LEAST_ASLEEP);
     return most >= threads ? threads : most >= 1 ? (int)most : 1;
 }
