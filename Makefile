@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n "s|^\([a-z-]*\):.*|\1|p" Makefile)
 export PYTHON ?= python
-STUBBED = _core _derivative _dispatch _forward _loss
+STUBBED = api.derivative api.forward api.loss runtime.core runtime.dispatch
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

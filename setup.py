@@ -55,7 +55,7 @@ MSVC = {
     "coverage": ([], []),
 }
 
-SELDOM_CALLED = ("csoftmax._cyutility", "csoftmax._dispatch")
+SELDOM_CALLED = ("csoftmax._cyutility", "csoftmax.runtime.dispatch")
 
 
 def switched_on(name):
@@ -83,19 +83,20 @@ def extensions():
             sources,
             include_dirs=[numpy.get_include(), "csoftmax/include"],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *macros],
-            depends=[str(p) for p in Path("csoftmax").rglob("*.h")] + [str(p) for p in Path("csoftmax").glob("*.p*")],
+            depends=[str(p) for ending in ("*.h", "*.px[di]") for p in Path("csoftmax").rglob(ending)],
         )
 
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
-    yield extension("_core", ["csoftmax/_core.pyx", "csoftmax/_pool.c"])
-    for name in ("_dispatch", "_walk", "_plan", "_capi", "_keywords"):
-        yield extension(name, [f"csoftmax/{name}.pyx"])
+    yield extension("runtime.core", ["csoftmax/runtime/core.pyx", "csoftmax/runtime/pool.c"])
+    for name in ("runtime.dispatch", "plan.layout", "plan.plan", "_capi", "api.keywords"):
+        yield extension(name, [f"csoftmax/{name.replace('.', '/')}.pyx"])
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
-    for name in () if COVERAGE else ("_forward", "_derivative", "_loss"):
-        yield extension(name, [f"csoftmax/{name}.py"])
+    for name in () if COVERAGE else ("api.forward", "api.derivative", "api.loss"):
+        yield extension(name, [f"csoftmax/{name.replace('.', '/')}.py"])
     for level in levels_to_build():
         for bits in (32, 64):
-            yield extension(f"_isa.{level}_f{bits}", [f"csoftmax/_isa/{level}_f{bits}.pyx"], [("CSM_BITS", str(bits))])
+            name = f"kernels.isa.{level}_f{bits}"
+            yield extension(name, [f"csoftmax/{name.replace('.', '/')}.pyx"], [("CSM_BITS", str(bits))])
 
 
 class BuildExt(build_ext):
@@ -111,7 +112,7 @@ class BuildExt(build_ext):
         extra = os.environ.get("CSOFTMAX_CFLAGS", "").split()
         release = flags["coverage"] if COVERAGE else ([], []) if DEBUG else flags["release"]
         for extension in self.extensions:
-            level = extension.name.removeprefix("csoftmax._isa.").partition("_")[0]
+            level = extension.name.removeprefix("csoftmax.kernels.isa.").partition("_")[0]
             kind = level if level in LEVELS else "others" if extension.name in SELDOM_CALLED else "calls"
             extension.extra_compile_args += flags["all"] + flags.get(kind, []) + release[0] + extra
             extension.extra_link_args += release[1] + extra
@@ -119,7 +120,7 @@ class BuildExt(build_ext):
             if level in LEVELS and not msvc and not COVERAGE:
                 # a row function that is not inlined would not see its constant arguments
                 extension.define_macros.append(("CYTHON_INLINE", "inline __attribute__((always_inline, unused))"))
-            if extension.name == "csoftmax._core":
+            if extension.name == "csoftmax.runtime.core":
                 extension.extra_compile_args += flags["threads"][0]
                 extension.extra_link_args += flags["threads"][1]
         super().build_extensions()

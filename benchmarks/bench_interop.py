@@ -17,7 +17,7 @@ import sys
 import measure
 import numpy as np
 
-from csoftmax._bench import interleave
+from csoftmax.cli.bench import interleave
 
 CASES = {}
 

@@ -21,7 +21,7 @@ import ml_dtypes  # noqa: F401 (gives NumPy the name "bfloat16")
 import numpy as np
 
 import csoftmax
-from csoftmax._bench import FORMATS, Cell, Problem, WrongAnswer, numpy_softmax, numpy_softmax_backward
+from csoftmax.cli.bench import FORMATS, Cell, Problem, WrongAnswer, numpy_softmax, numpy_softmax_backward
 
 OPERATIONS = (
     "softmax",

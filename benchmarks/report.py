@@ -18,7 +18,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from contenders import COPIES, OPERATIONS
 
-from csoftmax._bench import Cell
+from csoftmax.cli.bench import Cell
 
 DOCS = Path(__file__).parent.parent / "docs"
 US = "csoftmax"

@@ -44,7 +44,7 @@ def entrants(cell, contenders):
     """The cell's callables, the errors in ulp of their answers, and whose answers are wrong."""
     from contenders import check
 
-    from csoftmax._bench import Problem
+    from csoftmax.cli.bench import Problem
 
     problem, runs, errors, wrong = Problem(cell), {}, {}, {}
     for contender in contenders:
@@ -82,7 +82,7 @@ def measured(chosen):
     from contenders import CONTENDERS, COPIES
     from suites import suite, targets
 
-    from csoftmax._bench import interleave
+    from csoftmax.cli.bench import interleave
 
     cells = suite(chosen.threads, chosen.quick)
     cells = [

@@ -1,6 +1,6 @@
 """The cells of the full run: those with a target, what else users have, and the sweeps behind the plots."""
 
-from csoftmax._bench import FORMATS, Cell
+from csoftmax.cli.bench import FORMATS, Cell
 
 F32, F64, F16, BF16 = "float32", "float64", "float16", "bfloat16"
 SHAPES = (  # softmax in float32: shape, axis, out=, (at least, aim)

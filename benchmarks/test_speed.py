@@ -11,7 +11,7 @@ import pytest
 from contenders import CONTENDERS, check
 
 import csoftmax
-from csoftmax._bench import CASES, DIRECTIONS, Problem
+from csoftmax.cli.bench import CASES, DIRECTIONS, Problem
 
 INSTALLED = {name: kind for name, kind in CONTENDERS.items() if kind.installed()}
 CELLS = [dataclasses.replace(case, operation=operation) for case in CASES for operation in DIRECTIONS]

@@ -1,19 +1,19 @@
 """Fast, accurate softmax and its family for NumPy arrays on the CPU."""
 
 try:
-    from csoftmax import _threadpoolctl
-    from csoftmax._core import get_num_threads, set_num_threads, threads
-    from csoftmax._derivative import (
+    from csoftmax.api.derivative import (
         log_softmax_backward,
         log_softmax_jvp,
         softmax_backward,
         softmax_jacobian,
         softmax_jvp,
     )
-    from csoftmax._dispatch import get_isa, use_isa
-    from csoftmax._forward import log_softmax, logsumexp, softmax
-    from csoftmax._loss import cross_entropy, cross_entropy_with_grad
-    from csoftmax._runtime import get_include, runtime_info, show_runtime
+    from csoftmax.api.forward import log_softmax, logsumexp, softmax
+    from csoftmax.api.loss import cross_entropy, cross_entropy_with_grad
+    from csoftmax.runtime import threadpoolctl as _threadpoolctl
+    from csoftmax.runtime.core import get_num_threads, set_num_threads, threads
+    from csoftmax.runtime.dispatch import get_isa, use_isa
+    from csoftmax.runtime.info import get_include, runtime_info, show_runtime
 except ModuleNotFoundError as error:
     if not str(error.name).startswith("csoftmax."):
         raise

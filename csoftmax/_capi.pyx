@@ -12,14 +12,14 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from csoftmax._dispatch cimport kernels_for
-from csoftmax._job cimport (
+from csoftmax.runtime.dispatch cimport kernels_for
+from csoftmax.kernels.problem cimport (
     CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
     SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch, is_extreme, needs_doubles,
 )
-from csoftmax._walk cimport find_walk, item_size
+from csoftmax.plan.layout cimport find_walk, item_size
 
-cdef extern from "csoftmax/_float_mode.h" nogil:
+cdef extern from "runtime/float_mode.h" nogil:
     unsigned long long enter_mode "csm_enter_mode"() noexcept
     void leave_mode "csm_leave_mode"(unsigned long long) noexcept
 

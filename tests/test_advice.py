@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse
 
 import csoftmax
-from csoftmax import _keywords
+from csoftmax.api import keywords
 
 VALUES = np.array([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]])
 CLASSES = np.array([2, 0])
@@ -303,7 +303,7 @@ def test_functions_of_python_are_told_too():
         """A docstring."""
         return axis
 
-    [told] = _keywords.explained(f)
+    [told] = keywords.explained(f)
     assert (told(1, axis=2), told.__doc__, str(inspect.signature(told))) == (2, f.__doc__, "(x, axis=0)")
     with pytest.raises(TypeError, match=r"f\(\) got an unexpected keyword argument 'dim', which is called 'axis' here"):
         told(1, dim=0)

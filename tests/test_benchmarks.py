@@ -16,7 +16,7 @@ import instructions  # noqa: E402
 import report  # noqa: E402
 from contenders import NumPy, check  # noqa: E402
 
-from csoftmax._bench import CASES, Cell, Problem, WrongAnswer, interleave  # noqa: E402
+from csoftmax.cli.bench import CASES, Cell, Problem, WrongAnswer, interleave  # noqa: E402
 
 
 def check_contender(name):

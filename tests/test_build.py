@@ -42,11 +42,12 @@ def build(monkeypatch):
 
 def test_unix(build):
     flags = build("unix")
-    assert {"_isa.baseline_f32", "_isa.avx2_f64", "_isa.avx512_f32", "_core", "_plan"} <= flags.keys()
-    assert "-march=x86-64-v3" in flags["_isa.avx2_f32"][0]
-    assert not any("-march" in flag for flag in flags["_isa.baseline_f32"][0] + flags["_core"][0])
-    assert [name for name, (compiler, _, _) in flags.items() if "-pthread" in compiler] == ["_core"]
-    assert "-pthread" in flags["_core"][1]
+    some = {"kernels.isa.baseline_f32", "kernels.isa.avx2_f64", "kernels.isa.avx512_f32", "runtime.core", "plan.plan"}
+    assert some <= flags.keys()
+    assert "-march=x86-64-v3" in flags["kernels.isa.avx2_f32"][0]
+    assert not any("-march" in flag for flag in flags["kernels.isa.baseline_f32"][0] + flags["runtime.core"][0])
+    assert [name for name, (compiler, _, _) in flags.items() if "-pthread" in compiler] == ["runtime.core"]
+    assert "-pthread" in flags["runtime.core"][1]
     for compiler, _, macros in flags.values():
         assert not any("fast" in flag or "unsafe" in flag for flag in compiler)
         assert "-ffp-contract=off" in macros["CSM_CFLAGS"]
@@ -55,7 +56,7 @@ def test_unix(build):
 
 def test_msvc_gets_only_flags_that_it_knows(build):
     flags = build("msvc")
-    assert "/arch:AVX512" in flags["_isa.avx512_f64"][0]
+    assert "/arch:AVX512" in flags["kernels.isa.avx512_f64"][0]
     for compiler, linker, macros in flags.values():
         assert all(flag.startswith("/") for flag in compiler)
         assert linker == []
@@ -69,8 +70,8 @@ def test_no_openmp_is_asked_for(build, compiler_type):
 
 
 def test_arm64_has_neon(build):
-    assert {name for name in build("unix", machine="arm64") if name.startswith("_isa.")} == {
-        "_isa.baseline_f32", "_isa.baseline_f64", "_isa.neon_f32", "_isa.neon_f64",
+    assert {name for name in build("unix", machine="arm64") if name.startswith("kernels.isa.")} == {
+        "kernels.isa.baseline_f32", "kernels.isa.baseline_f64", "kernels.isa.neon_f32", "kernels.isa.neon_f64",
     }
 
 
@@ -93,4 +94,4 @@ def test_counters_are_built_in_for_coverage_alone(build):
     for value in ("0", "1"):
         flags = build("unix", CSOFTMAX_COVERAGE=value)
         assert all(("--coverage" in part) is (value == "1") for found in flags.values() for part in found[:2])
-        assert ("_forward" in flags) is (value == "0")  # Python lines stay Python's
+        assert ("api.forward" in flags) is (value == "0")  # Python lines stay Python's

@@ -21,9 +21,9 @@ import pytest
 from matplotlib.image import imread
 
 import csoftmax
-from csoftmax import _apply, _bench
-from csoftmax.__main__ import _save
 from csoftmax._extras import how_to_install
+from csoftmax.cli import apply, bench
+from csoftmax.cli.main import _save
 
 MODULE = [sys.executable, "-m", "csoftmax"]
 SCRIPT = [str(Path(sysconfig.get_path("scripts"), "csoftmax"))]
@@ -50,7 +50,7 @@ def run(*args, command=MODULE):
 def run_after(preparation, *args):
     """Run the command line in a process in which `preparation` went first."""
     code = (
-        f"import sys\n{preparation}\nfrom csoftmax.__main__ import main\nsys.exit(main({[*map(str, args)]}))"
+        f"import sys\n{preparation}\nfrom csoftmax.cli.main import main\nsys.exit(main({[*map(str, args)]}))"
     )
     return run("-c", code, command=[sys.executable])
 
@@ -150,7 +150,7 @@ def whole_run(tmp_path_factory):
 def reduced_run(tmp_path_factory):
     """Run the first and the last case with other options, standard error not being a terminal."""
     json_file = tmp_path_factory.mktemp("reduced") / "bench.json"
-    preparation = "from csoftmax import _bench; _bench.CASES = _bench.CASES[::7]"
+    preparation = "from csoftmax.cli import bench; bench.CASES = bench.CASES[::7]"
     done = run_after(preparation, *TINY, "--dtype", "float64", "--threads", 2, "--json", json_file)
     assert done.returncode == 0, done.stderr
     figures = json.loads(json_file.read_text())
@@ -330,16 +330,16 @@ def test_a_wrong_option_exits_with_2(args, named):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_error_counts_in_units_of_the_last_place(dtype):
     want = np.array([1.0, 1.5, 0.25, 0.0, np.finfo(dtype).smallest_subnormal], dtype)
-    unit = _bench.ulp(want, dtype)
+    unit = bench.ulp(want, dtype)
     exponents = np.array([0, 0, -2], dtype)
     np.testing.assert_array_equal(unit[:3], np.finfo(dtype).eps * 2**exponents)
     np.testing.assert_array_equal(unit[3:], np.finfo(dtype).smallest_subnormal)
     for i in range(want.size):
         got = want.copy()
         got[i] += 3 * unit[i]
-        assert _bench.errors_in_ulp(got, want, unit).max() == 3
+        assert bench.errors_in_ulp(got, want, unit).max() == 3
         got[i] = np.nan
-        assert _bench.errors_in_ulp(got, want, unit).max() == np.inf
+        assert bench.errors_in_ulp(got, want, unit).max() == np.inf
 
 
 @pytest.fixture
@@ -361,9 +361,9 @@ def array_file(tmp_path, rng):
     [((7, 5, 6), "float32", "C"), ((7, 5, 6), "float64", "F"), ((7, 5, 6), "int8", "C"), ((4, 0, 3), "float16", "C")],
 )
 def test_apply_gives_what_the_function_gives(tmp_path, array_file, monkeypatch, op, axis, shape, dtype, order):
-    monkeypatch.setattr(_apply, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(apply, "BLOCK_BYTES", 100)
     path, result = array_file(shape, dtype, order), tmp_path / "out.npy"
-    _apply.apply(str(path), result, op, axis)
+    apply.apply(str(path), result, op, axis)
     want = np.asarray(getattr(csoftmax, op)(np.load(path), axis))
     got = np.load(result)
     assert (got.dtype, got.flags.f_contiguous) == (want.dtype, want.flags.f_contiguous)
@@ -381,17 +381,17 @@ def test_apply_passes_its_options_on(tmp_path, array_file):
 def test_apply_reads_zarr(tmp_path, rng, monkeypatch):
     import zarr
 
-    monkeypatch.setattr(_apply, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(apply, "BLOCK_BYTES", 500)
     logits = rng.standard_normal((20, 30))
     zarr.create_array(tmp_path / "in.zarr", data=logits, chunks=(3, 7))
-    _apply.apply(str(tmp_path / "in.zarr"), tmp_path / "out.npy", "softmax", 0)
+    apply.apply(str(tmp_path / "in.zarr"), tmp_path / "out.npy", "softmax", 0)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), csoftmax.softmax(logits, 0), strict=True)
 
 
 def test_apply_works_in_blocks(array_file, monkeypatch):
-    monkeypatch.setattr(_apply, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(apply, "BLOCK_BYTES", 200)
     x = np.load(array_file((30, 10)), mmap_mode="r")
-    blocks = [x[block] for block in _apply._blocks(x, (1,))]
+    blocks = [x[block] for block in apply._blocks(x, (1,))]
     assert [block.shape for block in blocks] == [(5, 10)] * 6
     np.testing.assert_array_equal(np.concatenate(blocks), x)
 
@@ -410,10 +410,10 @@ def test_an_interrupted_apply_leaves_the_folder_as_it_was(tmp_path, array_file, 
     result.write_text("old")
     strike = f"os.kill(os.getpid(), {int(number)})"
     preparation = (
-        "import os, signal, numpy as np; from csoftmax import _apply; _apply.BLOCK_BYTES = 100; real = np.asarray\n"
+        "import os, signal, numpy as np; from csoftmax.cli import apply; apply.BLOCK_BYTES = 100; real = np.asarray\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"def asarray(a):\n    if list(os.scandir({str(tmp_path)!r}))[2:]: {strike}\n    return real(a)\n"
-        "_apply.np.asarray = asarray"
+        "apply.np.asarray = asarray"
     )
     done = run_after(preparation, "apply", path, result)
     assert done.returncode == status, done.stderr
@@ -487,7 +487,7 @@ def test_apply_to_the_longest_name_there_may_be(tmp_path, array_file):
 
 def test_bench_writes_one_page_that_needs_no_other_file(tmp_path):
     path = tmp_path / "bench.html"
-    done = run_after("from csoftmax import _bench; _bench.CASES = _bench.CASES[::7]", *TINY, "--html", path)
+    done = run_after("from csoftmax.cli import bench; bench.CASES = bench.CASES[::7]", *TINY, "--html", path)
     assert done.returncode == 0, done.stderr
     text = path.read_text("utf-8")
     assert not re.findall(r"(?:src|href)=[\"'](?!#)", text)
@@ -592,7 +592,7 @@ def test_apply_without_permission(tmp_path, array_file):
 
 
 def test_apply_without_the_memory_for_it(tmp_path, array_file):
-    preparation = "from csoftmax import _apply\ndef none(*_): raise MemoryError\n_apply._create = none"
+    preparation = "from csoftmax.cli import apply\ndef none(*_): raise MemoryError\napply._create = none"
     done = run_after(preparation, "apply", array_file(), tmp_path / "out.npy")
     assert done.returncode == 1
     assert done.stderr.startswith("csoftmax: not enough memory")
@@ -697,7 +697,7 @@ def test_help_names_every_option_and_file(command):
     for option in set(re.findall(r"--[a-z]+", text)) - {"--help"}:
         assert option in section, option
     if command == "apply":
-        for words in (".npy file", "zarr array", "FILE.npz:NAME", "bfloat16", *_apply.OPERATIONS):
+        for words in (".npy file", "zarr array", "FILE.npz:NAME", "bfloat16", *apply.OPERATIONS):
             assert words in text
 
 
@@ -711,7 +711,7 @@ def test_the_folder_of_the_header_is_printed():
 def test_bench_draws_whatever_the_backend_of_others(tmp_path, backend):
     preparation = (
         f"import os; os.environ['MPLBACKEND'] = {backend!r}\n"
-        "from csoftmax import _bench; _bench.CASES = _bench.CASES[::7]"
+        "from csoftmax.cli import bench; bench.CASES = bench.CASES[::7]"
     )
     done = run_after(preparation, *TINY, "--html", tmp_path / "bench.html", "--plot", tmp_path / "bench.png")
     assert (done.returncode, done.stderr) == (0, "")

@@ -119,12 +119,12 @@ def copy_of_the_sources(folder, *without):
 @pytest.mark.parametrize(
     ("without", "named"),
     [
-        ([], "csoftmax._core"),
-        (["_core.*"], "csoftmax._core"),
-        (["_plan.*"], "csoftmax._plan"),
-        (["_keywords.*"], "csoftmax._keywords"),
-        (["_forward.*"], "csoftmax._forward"),
-        (["_walk.*"], "csoftmax._walk"),
+        ([], "csoftmax.api.keywords"),
+        (["core.*"], "csoftmax.runtime.core"),
+        (["plan.*"], "csoftmax.plan.plan"),
+        (["keywords.*"], "csoftmax.api.keywords"),
+        (["forward.*"], "csoftmax.api.forward"),
+        (["layout.*"], "csoftmax.plan.layout"),
     ],
     ids=str,
 )

@@ -10,7 +10,7 @@ import pytest
 from arrays import DTYPES, SHAPES, SOFTMAX_ULP, Guarded, exact_differences
 
 import csoftmax
-from csoftmax._core import softmax_rows
+from csoftmax.runtime.core import softmax_rows
 
 pytestmark = pytest.mark.usefixtures("isa")
 

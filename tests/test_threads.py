@@ -11,7 +11,7 @@ import pytest
 from interpreter import output, python
 
 import csoftmax
-from csoftmax import _cpus
+from csoftmax.runtime import cpus as _cpus
 
 # -------------------------------------------------------------------------------------------------- settings
 
@@ -422,7 +422,7 @@ import numpy as np
 def pools(): return [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "csoftmax"]
 before = csoftmax.get_num_threads()
 (pool,) = pools()
-assert pool["num_threads"] == before and pool["filepath"] == csoftmax._core.__file__, pool
+assert pool["num_threads"] == before and pool["filepath"] == csoftmax.runtime.core.__file__, pool
 """
 
 

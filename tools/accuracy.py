@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from contenders import CONTENDERS, OPERATIONS  # noqa: E402
 
 import csoftmax  # noqa: E402
-from csoftmax._bench import FORMATS, Cell, Problem  # noqa: E402
+from csoftmax.cli.bench import FORMATS, Cell, Problem  # noqa: E402
 
 BITS = np.finfo(np.longdouble).nmant + 1
 LEVELS = csoftmax.runtime_info()["isa"]["supported"]

@@ -123,7 +123,7 @@ def concurrency(scale):
 def threads(scale):
     need("gcc", "valgrind")
     calls = 20000 if scale == "nightly" else 2000
-    locked = '-DCSM_POOL_ATOMICS="../tests/trust/locked_atomics.h"'
+    locked = '-DCSM_POOL_ATOMICS="../../tests/trust/locked_atomics.h"'
     races = {"TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"}
     figures = collections.Counter()
     for tool, flags, before, callers, count, each, environment in (
@@ -132,8 +132,8 @@ def threads(scale):
         ("helgrind", [locked], ["valgrind", "-q", "--tool=helgrind", "--error-exitcode=3"], 4, calls // 4, 0, {}),
     ):
         program = WORK / "pool_stress"
-        sources = ["tests/trust/pool_stress.c", "csoftmax/_pool.c"]
-        run(["gcc", "-O1", "-g", "-Wall", "-Wextra", "-Icsoftmax/include", *flags, *sources, "-o", program, "-pthread"])
+        sources = ["tests/trust/pool_stress.c", "csoftmax/runtime/pool.c"]
+        run(["gcc", "-O1", "-g", "-Wall", "-Wextra", "-Icsoftmax", *flags, *sources, "-o", program, "-pthread"])
         figures[f"calls under {tool}"] += int(run([*before, program, callers, count, each], **environment))
     return figures
 

@@ -8,7 +8,7 @@ changed the margin is told by `damaged`.
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memset
 
-from csoftmax._job cimport Job, Kernels, blocks_scratch
+from csoftmax.kernels.problem cimport Job, Kernels, blocks_scratch
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS

@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "csoftmax/_pool.h"
+#include "runtime/pool.h"
 
 pthread_mutex_t pool_atomics = PTHREAD_MUTEX_INITIALIZER;      /* of locked_atomics.h */
 static void lock_atomics(void) { pthread_mutex_lock(&pool_atomics); }

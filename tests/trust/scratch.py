@@ -80,7 +80,7 @@ if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     exact_scratch = importlib.import_module("exact_scratch")
     level = sys.argv[2]
-    exact_scratch.wrap(*(importlib.import_module(f"csoftmax._isa.{level}_f{bits}").TABLE for bits in (32, 64)))
+    exact_scratch.wrap(*(importlib.import_module(f"csoftmax.kernels.isa.{level}_f{bits}").TABLE for bits in (32, 64)))
     if sys.argv[3] == "overrun":
         exact_scratch.overrun(int(sys.argv[4]))
     else:

@@ -29,7 +29,7 @@ x = np.random.default_rng(0).standard_normal((300, 500))
 want = csoftmax.softmax(x)
 def right():
     return np.array_equal(csoftmax.softmax(x), want)
-workers = csoftmax._core.workers
+workers = csoftmax.runtime.core.workers
 def right_with_threads():
     return workers() == 0 and csoftmax.get_num_threads() == 2 and right() and workers() == 1
 def in_child(work):

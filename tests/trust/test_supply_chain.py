@@ -33,7 +33,7 @@ def test_every_module_exports_its_init_function_and_the_core_its_settings():
             ["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True
         )
         symbols = {line.split()[-1].split("@")[0] for line in table.stdout.splitlines()} - OF_THE_LINKER
-        pool = OF_THE_POOL if name_of(path) == "csoftmax._core" else set()
+        pool = OF_THE_POOL if name_of(path) == "csoftmax.runtime.core" else set()
         assert symbols == {f"PyInit_{path.name.split('.')[0]}"} | pool, path.name
 
 
@@ -69,7 +69,7 @@ def test_no_line_is_traced():
         csoftmax.cross_entropy([[1.0, 2.0]], [0])
     finally:
         sys.settrace(before)
-    assert any(name.endswith("_runtime.py") for name in seen)
+    assert any(name.endswith("info.py") for name in seen)
     assert not [name for name in seen if name.endswith((".pyx", ".pxi"))]
 
 

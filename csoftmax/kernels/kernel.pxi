@@ -1,0 +1,160 @@
+# The kernels: compiled once a precision (CSM_BITS) and ISA level by the stubs in isa/.
+#
+# Numerics, the same in every regime, so that the bits of a row do not depend on its surroundings:
+# a row is cut into blocks of BLOCK elements. Each block has its own maximum m_b; its exponentials
+# exp(x - m_b) are summed in LANES accumulators, folded by halving. Blocks are joined in double:
+# m = max m_b, S = sum_b S_b exp(m_b - m). Each result is exp(x - m_b) * (exp(m_b - m) / S): one rounding of
+# the exponential, one of the product; the factor, the sum and its logarithm are kept as a number and what it was
+# rounded by, where a double has no digits to spare. (M. Milakov and N. Gimelshein, arXiv:1805.02867.)
+#
+# A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
+
+from libc.float cimport DBL_MIN
+from libc.math cimport INFINITY, NAN, fabs, fma, frexp, isnan, ldexp
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memset
+from cpython.pycapsule cimport PyCapsule_New
+
+from csoftmax.kernels.problem cimport (
+    Job, Kernels, Operand, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, is_derivative, is_extreme, LOG_SOFTMAX, LOG_SOFTMAX_JVP,
+    LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, SUM_STEP, SUMS,
+)
+
+cdef extern from "csoftmax/_lanes.h" nogil:
+    # double or float, as the module is compiled; double to Cython, whose temporaries must hold both
+    ctypedef double real "csm_real"
+    ctypedef struct vec "csm_vec":
+        pass
+    ctypedef struct v_f64:
+        pass
+    enum:
+        VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, PLAIN, PREFETCH, STEP, FUSED, VL64
+        EXP_ROW, EXP_LANES, EXP_FAR
+        PAIRS
+    const double EXP_SCALE
+    const double TINY_SCALE "CSM_TINY_SCALE"
+    const double FACTOR_SCALE "CSM_FACTOR_SCALE"
+    vec v_set1(real) noexcept
+    vec v_load(const real *) noexcept
+    vec v_load_n(const real *, Py_ssize_t, real) noexcept
+    void v_store(real *, vec) noexcept
+    void v_store_n(real *, Py_ssize_t, vec) noexcept
+    void v_stream(real *, vec) noexcept
+    vec v_add(vec, vec) noexcept
+    vec v_sub(vec, vec) noexcept
+    vec v_mul(vec, vec) noexcept
+    vec v_div(vec, vec) noexcept
+    vec v_residual(vec, vec, vec) noexcept    # a - b c
+    vec v_fma(vec, vec, vec) noexcept
+    vec v_max(vec, vec) noexcept
+    ctypedef struct shift_t "csm_shift":    # how a row is reduced, from its maximum
+        vec maximum
+        vec magic
+        vec center
+    vec v_exp(vec x, vec d, shift_t, int how) noexcept      # exp(d) * EXP_SCALE, d = x - maximum
+    shift_t v_exp_shift_row(real) noexcept
+    void v_exp_shift(real, real *, real *) noexcept
+    void v_exp_shift_lanes(vec, vec *, vec *) noexcept
+    v_f64 v_widen(const real *) noexcept    # VL64 of them
+    void v_narrow(real *, v_f64) noexcept
+    bint v_exp_near(real) noexcept
+    void fold "csm_fold"(const real *, double *, double *) noexcept
+    void fold_lanes "csm_fold_lanes"(const real *, Py_ssize_t, v_f64 *, v_f64 *) noexcept
+    void two_sum_lanes "csm_two_sum_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void quotient_lanes "csm_quotient_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void split_lanes "csm_split_lanes"(v_f64, v_f64, real *, real *) noexcept
+    void two_sum "csm_two_sum"(double, double, double *, double *) noexcept
+    void quotient "csm_quotient"(double, double, double, double *, double *) noexcept
+    void split_real "csm_split"(double, double, real *, real *) noexcept
+    vec v_and_eq(vec, vec, vec) noexcept
+    void v_sum_apart(vec d, vec, vec *total, vec *ties) noexcept
+    vec v_select_lt(vec, vec, vec, vec) noexcept
+    real v_hadd(vec) noexcept
+    real v_hmax(vec) noexcept
+    bint v_all_below(vec, real) noexcept    # the magnitudes of all lanes
+    void v_hpair(vec, real *, real *) noexcept
+    vec v_hadd_rows(const vec *) noexcept
+    void v_hadd_four(vec *, real) noexcept
+    enum:
+        QUAD "CSM_QUAD"
+    void v_quads_in(const real *, Py_ssize_t, Py_ssize_t, vec *) noexcept
+    void v_quads_out(real *, Py_ssize_t, Py_ssize_t, vec *) noexcept
+    void join_pair "csm_join_pair"(real, real, double *, double *) noexcept
+    void join_pair_lanes "csm_join_pair_lanes"(const real *, const real *, v_f64 *, v_f64 *) noexcept
+    v_f64 load_f64(const double *) noexcept
+    v_f64 load_n_f64(const double *, Py_ssize_t, double) noexcept
+    void store_f64(double *, v_f64) noexcept
+    void store_n_f64(double *, Py_ssize_t, v_f64) noexcept
+    v_f64 add_f64(v_f64, v_f64) noexcept
+    v_f64 sub_f64(v_f64, v_f64) noexcept
+    v_f64 mul_f64(v_f64, v_f64) noexcept
+    v_f64 max_f64(v_f64, v_f64) noexcept
+    v_f64 select_lt_f64(v_f64, v_f64, v_f64, v_f64) noexcept
+    v_f64 and_ne_f64(v_f64, v_f64, v_f64) noexcept
+    v_f64 set1_f64(double) noexcept
+    void exp_lanes "csm_exp_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void above_lanes "csm_above_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void log1p_lanes "csm_log1p_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    v_f64 whole_log_lanes "csm_whole_log_lanes"(v_f64, v_f64, v_f64) noexcept
+    v_f64 expm1_neg_f64(v_f64) noexcept     # exp(-l) - 1, 0 <= l <= 1
+    double hmax_f64(v_f64) noexcept
+    const double EXP_SCALE_f64
+    void stream_fence "csm_stream_fence"() noexcept
+    void prefetch "csm_prefetch"(const void *) noexcept
+    void prefetch_next "csm_prefetch_next"(const void *) noexcept
+    void prefetch_write "csm_prefetch_write"(const void *) noexcept
+
+cdef extern from "csoftmax/_dot.h" nogil:
+    ctypedef struct dot_t "csm_dot":        # accumulators of a dot product
+        pass
+    dot_t dot_zero "csm_dot_zero"() noexcept
+    dot_t dot_mul_at "csm_dot_mul_at"(dot_t, const real *, const real *) noexcept
+    dot_t dot_mul "csm_dot_mul"(dot_t, vec, vec) noexcept
+    dot_t dot_first "csm_dot_first"(vec, vec) noexcept
+    dot_t dot_plus "csm_dot_plus"(dot_t, vec) noexcept
+    dot_t dot_join "csm_dot_join"(dot_t, dot_t) noexcept
+    void dot_store "csm_dot_store"(double *, Py_ssize_t rows, Py_ssize_t across, dot_t) noexcept
+    dot_t dot_load "csm_dot_load"(const double *, Py_ssize_t rows, Py_ssize_t across) noexcept
+    void dot_columns "csm_dot_columns"(const double *, Py_ssize_t rows, Py_ssize_t across, int count, v_f64 *,
+                                       v_f64 *) noexcept
+    void dot_split_lanes "csm_dot_split_lanes"(v_f64, v_f64, double, real *, real *) noexcept
+    void dot_row "csm_dot_row"(dot_t, double *, double *) noexcept
+    void dot_rows "csm_dot_rows"(const dot_t *, double, real *, real *) noexcept
+
+cdef extern from "csoftmax/_convert.h" nogil:
+    void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept
+    void store_run "csm_store_run"(int, char *, Py_ssize_t, Py_ssize_t, const real *) noexcept
+    void mask_run "csm_mask_run"(const char *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t *, Py_ssize_t, real) noexcept
+    void max_keys "csm_max_keys"(int, const char *, Py_ssize_t, Py_ssize_t, const char *, Py_ssize_t, uint64_t *,
+                                 Py_ssize_t) noexcept
+    void subtract_keys "csm_subtract_keys"(int, const char *, Py_ssize_t, Py_ssize_t, const uint64_t *, Py_ssize_t,
+                                           real *) noexcept
+    real add_key "csm_add_key"(int, uint64_t, real) noexcept
+    enum:
+        REAL "CSM_STORED_REAL"              # the storage of native reals
+        F16 "CSM_F16"
+        BF16 "CSM_BF16"
+        I32 "CSM_I32"
+        I64 "CSM_I64"
+        HALVES "CSM_HALVES"                 # 16-bit floats are loaded as vectors
+    vec take "csm_take"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
+    vec take_n "csm_take_n"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
+    void put "csm_put"(void *, Py_ssize_t, vec, int) noexcept
+    ctypedef struct pair "csm_pair":
+        vec first
+        vec second
+    pair take_pair "csm_take_pair"(const void *, Py_ssize_t, int) noexcept
+    void put_pair "csm_put_pair"(void *, Py_ssize_t, pair, int) noexcept
+    void put_n "csm_put_n"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
+    int64_t load_index "csm_load_index"(int, const char *) noexcept
+
+include "block.pxi"
+include "gradient.pxi"
+include "overflow.pxi"
+include "lanes.pxi"
+include "rows.pxi"
+include "columns.pxi"
+include "packed.pxi"
+include "loss.pxi"
+include "scale.pxi"
+include "run.pxi"

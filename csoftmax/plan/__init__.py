@@ -1,0 +1,4 @@
+"""From arguments to a problem for the kernels: axes, dtypes, memory, errors.
+
+This room may import runtime, kernels and the vector headers.
+"""
