@@ -23,6 +23,14 @@ def pytest_addoption(parser):
     parser.addoption("--scale", choices=sizes, default="quick", help="size of tests/trust")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Pass over integrations whose libraries the extra `test` does not bring, unless `-m` asks for them."""
+    asked = "interop" in config.option.markexpr.replace("not interop", "")
+    if collection_path.parent.name == "interop" and collection_path.name != "test_interop_scipy.py" and not asked:
+        return True
+    return None
+
+
 def pytest_collection_modifyitems(config, items):
     """Deselect, visibly, what only the nightly size runs."""
     if config.getoption("--scale") == "nightly":

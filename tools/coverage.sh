@@ -8,6 +8,6 @@ CSOFTMAX_COVERAGE=1 CSOFTMAX_BUILD_ISA=baseline "$python" setup.py -q build_ext 
 # tests/trust measures seconds, bytes and symbols, which this build has other ones of; nor has it the CPU's levels
 tests=0
 "$python" -m coverage run -m pytest -q -p no:cacheprovider --ignore=tests/trust \
-    --deselect=tests/test_runtime.py::test_every_level_the_cpu_has_is_supported "$@" || tests=$?
+    --deselect=tests/runtime/test_runtime.py::test_every_level_the_cpu_has_is_supported "$@" || tests=$?
 "$python" tools/cython_coverage.py
 exit $tests

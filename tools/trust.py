@@ -97,7 +97,7 @@ def one_level(scale):
 
 
 def core_tests(folder):
-    return [folder / "tests" / f"test_{name}.py" for name in CORE_TESTS]
+    return [next((folder / "tests").glob(f"*/test_{name}.py")) for name in CORE_TESTS]
 
 
 # -------------------------------------------------------------------------------------------------- steps
@@ -161,7 +161,7 @@ def sanitize(scale):
     suite = [folder / "tests"] if scale == "nightly" else [*core_tests(folder), "-k", "not baseline"]
     figures = pytest(
         *suite,
-        f"--ignore={folder}/tests/test_memory.py",
+        f"--ignore={folder}/tests/runtime/test_memory.py",
         f"--ignore={folder}/tests/trust",
         cwd=folder,
         **environment,

@@ -293,7 +293,7 @@ def remove_group(outer):
 
 @pytest.mark.parametrize("kind", CGROUPS)
 def test_limits_of_a_cgroup_that_ours_lies_in(kind, tally):
-    """Where the system lets this process make one; tests/test_threads.py has all kinds, as files."""
+    """Where the system lets this process make one; tests/runtime/test_threads.py has all kinds, as files."""
     roots, files, code = CGROUPS[kind]
     group = new_group(roots, files)
     tally({"cgroups made": int(group is not None)})

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 import csoftmax
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)

@@ -692,7 +692,7 @@ def test_apply_says_what_bfloat16_needs(tmp_path, array_file):
 def test_help_names_every_option_and_file(command):
     text = " ".join(run(command, "--help").stdout.split())
     assert text.startswith(f"usage: csoftmax {command}")
-    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     section = page[page.index(f"## csoftmax {command}") :].split("\n## ")[0]
     for option in set(re.findall(r"--[a-z]+", text)) - {"--help"}:
         assert option in section, option

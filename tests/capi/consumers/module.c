@@ -1,4 +1,4 @@
-/* Another package's extension module in C, and in C++ through module.cpp: compiled and run by tests/test_capi.py. */
+/* Another package's extension module in C, and in C++ through module.cpp: compiled and run by test_capi.py. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #define CSM_WITH_PYTHON

@@ -21,8 +21,9 @@ from arrays import DTYPES, FLOATS, MAX_ULP, SOFTMAX_ULP, Guarded, exact_differen
 import csoftmax
 from csoftmax import _capi
 
-SOURCES = Path(__file__).parent / "capi"
-PAGE = Path(__file__).parents[1] / "docs" / "interop" / "c.md"
+HERE = Path(__file__).parent
+SOURCES = HERE / "consumers"
+PAGE = Path(__file__).parents[2] / "docs" / "interop" / "c.md"
 SUFFIX = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 OK, BAD_SHAPE, BAD_TEMPERATURE, BAD_TARGET, NO_MEMORY = range(5)
 
@@ -309,8 +310,8 @@ thread.join()
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
 def test_which_rows_need_the_heap():
     """As csoftmax.h says it; without memory to be had, the status says so."""
-    here = Path(__file__).parent
-    path = os.pathsep.join(filter(None, [os.fspath(here.parent), os.fspath(here), os.environ.get("PYTHONPATH")]))
+    folders = [HERE.parents[1], HERE.parent, HERE, os.environ.get("PYTHONPATH")]
+    path = os.pathsep.join(os.fspath(folder) for folder in folders if folder)
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_MEMORY],
         env=os.environ | {"PYTHONPATH": path, "CSOFTMAX_ISA": csoftmax.get_isa(), "MALLOC_ARENA_MAX": "1"},
@@ -405,7 +406,7 @@ def consumer_c(request, built):
 
 def recorded():
     """Name and signature of every function that was ever published, in the order of the table."""
-    lines = (SOURCES / "signatures.txt").read_text().splitlines()
+    lines = (HERE / "signatures.txt").read_text().splitlines()
     return dict(line.split(": ") for line in lines if not line.startswith("#"))
 
 

@@ -11,7 +11,7 @@ from csoftmax.interop import scipy as interop_scipy
 
 pytestmark = pytest.mark.usefixtures("isa")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GENERATED = {"benchmarks.md", "accuracy.md", "reliability.md"}  # figures, by programs with tests of their own
 PAGES = ["README.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")) if p.name not in GENERATED)]
 PUBLIC = [(m, name) for m in (csoftmax, interop_scipy) for name in m.__all__]

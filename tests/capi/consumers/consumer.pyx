@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Another package's Cython module on csoftmax: compiled and run by tests/test_capi.py, shown in docs/interop/c.md."""
+"""Another package's Cython module on csoftmax: compiled and run by test_capi.py, shown in docs/interop/c.md."""
 
 from csoftmax cimport CSM_OK, log_softmax_f64
 

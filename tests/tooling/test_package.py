@@ -15,7 +15,7 @@ import pytest
 
 import csoftmax
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(csoftmax.__file__).parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MYPYPATH")}
 USER = """

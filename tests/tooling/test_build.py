@@ -9,7 +9,7 @@ import pytest
 import setuptools
 from setuptools.command.build_ext import build_ext
 
-SETUP = Path(__file__).parents[1] / "setup.py"
+SETUP = Path(__file__).parents[2] / "setup.py"
 
 
 @pytest.fixture
