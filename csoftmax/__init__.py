@@ -1,5 +1,7 @@
 """Fast, accurate softmax and its family for NumPy arrays on the CPU."""
 
+from csoftmax._version import __version__ as __version__
+
 try:
     from csoftmax.api.derivative import (
         log_softmax_backward,
@@ -22,8 +24,6 @@ except ModuleNotFoundError as error:
         "source folder, start Python in another folder, so that the installed csoftmax is found; or build it there: "
         "pip install -e ."
     ) from error
-
-__version__ = "0.1.0"  # the one place that holds it: pyproject.toml and the documentation read it here
 
 _threadpoolctl.watch()
 

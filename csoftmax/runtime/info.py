@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-import csoftmax
+from csoftmax._version import __version__
 from csoftmax.runtime import core as _core
 from csoftmax.runtime import cpus as _cpus
 from csoftmax.runtime import dispatch as _dispatch
@@ -39,7 +39,7 @@ def runtime_info() -> dict[str, Any]:
     compiler, flags = _dispatch.compiler()
     names = ("CSOFTMAX_ISA", "CSOFTMAX_NUM_THREADS", "CSOFTMAX_STREAM_BYTES", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
     return {
-        "version": csoftmax.__version__,
+        "version": __version__,
         "compiler": compiler,
         "compile_flags": flags,
         "isa": {

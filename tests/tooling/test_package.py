@@ -90,12 +90,12 @@ def test_the_package_is_marked_as_typed():
 
 def test_version_stands_in_one_place():
     """As a literal that setuptools reads without importing anything."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    tree = ast.parse((PACKAGE / "_version.py").read_text())
     [value] = [n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__version__"]
     assert ast.literal_eval(value) == csoftmax.__version__ == csoftmax.runtime_info()["version"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "csoftmax.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "csoftmax._version.__version__"}
 
 
 def test_version_is_that_of_the_metadata_where_there_are_some():
