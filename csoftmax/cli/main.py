@@ -158,17 +158,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--include", action="version", version=include, help="print the folder of the C header, for a compiler's -I"
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    _add_info(command("info", help="print version, compiler, ISA levels and threads", description=info.__doc__))
+    _add_bench(command("bench", help="compare speed and accuracy with NumPy's", description=bench.__doc__))
+    _add_apply(command("apply", help="apply a function to an array in a file", description=apply.__doc__))
+    return parser
 
-    command = commands.add_parser(
-        "info", help="print version, compiler, ISA levels and threads", description=info.__doc__
-    )
+
+def _add_info(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=info)
     command.add_argument("--json", action="store_true", help="print them as JSON")
 
-    command = commands.add_parser(
-        "bench", help="compare speed and accuracy with NumPy's", description=bench.__doc__
-    )
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=bench)
     command.add_argument(
         "--dtype", choices=("float32", "float64"), default="float32", help="default: %(default)s"
@@ -193,9 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--html", type=Path, metavar="FILE", help="write tables and plot to FILE, one page")
 
-    command = commands.add_parser(
-        "apply", help="apply a function to an array in a file", description=apply.__doc__
-    )
+
+def _add_apply(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=apply)
     command.add_argument(
         "source", metavar="IN", help="a .npy file, a zarr array's folder, or FILE.npz:NAME for one array of a .npz file"
@@ -215,7 +216,6 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float16", "bfloat16", "float32", "float64"),
         help="dtype of the result; default: that of IN, float64 for integers",
     )
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
