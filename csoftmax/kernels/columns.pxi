@@ -53,7 +53,7 @@ cdef struct Tile:
     double *top
     double *log_sum
     double *log_rest
-    double *stats                 # STATS doubles for each block of each column, where there are several
+    BlockStats *stats             # for each block of each column, where there are several
 
 
 cdef inline Py_ssize_t columns_of(Py_ssize_t width) noexcept nogil:
@@ -78,8 +78,8 @@ cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch
     t.top = <double *> scratch
     t.log_sum = t.top + t.across
     t.log_rest = t.log_sum + t.across
-    t.stats = t.log_rest + t.across
-    t.maxima = <real *> (t.stats + STATS * blocks_of(n) * t.across)
+    t.stats = <BlockStats *> (t.log_rest + t.across)
+    t.maxima = <real *> (t.stats + blocks_of(n) * t.across)
     t.origin = t.maxima + t.across
     t.away = t.origin + t.across
     t.magic = t.away + t.across
@@ -231,7 +231,7 @@ cdef inline vec exp_term(vec part, const real *x, real *e, Py_ssize_t ahead, Py_
                          const bint keep) noexcept nogil:
     cdef vec a, d
     a = column_exp(load_columns(x, left, 0), &d, shift, away, t, far)
-    gather_sums(a, d, NULL, &part, counts, False, operation != SOFTMAX)
+    add_exps(a, d, &part, counts, SUM if operation == SOFTMAX else SUM_AND_TIES)
     if keep:
         prefetch_write(e + ahead)
         store_columns(e, left, a, False)
@@ -327,9 +327,9 @@ cdef inline dot_t lane_dot(dot_t part, const Lane *lane, Py_ssize_t i, Py_ssize_
         prefetch(g + ahead)
         prefetch(p + p_ahead)
         if left >= VL:
-            part = dot_term(part, g, p, 0, operation, REAL)
+            part = dot_term(part, g, p, operation)
         else:
-            part = dot_term_n(part, g, p, 0, lanes_left(left), operation, REAL)
+            part = dot_term_n(part, g, p, lanes_left(left), operation)
         g += LANES * lane.x_step
         p += LANES * lane.p_step
         i += LANES
@@ -535,7 +535,7 @@ cdef inline void join_columns(const Panel *s, Tile *t, const int operation) noex
 cdef inline void settle_column(const Panel *s, Tile *t, Py_ssize_t c) noexcept nogil:
     # the log of the sum of a column whose maximum is infinite
     cdef bint nan = has_nan(s.x + c, s.n, s.x_step)
-    settle_log(t.top[c], nan, t.log_sum + c, t.log_rest + c)
+    infinite_log(t.top[c], nan, t.log_sum + c, t.log_rest + c)
 
 
 # ------------------------------------------------------------------------------ columns of several blocks
@@ -544,49 +544,49 @@ cdef inline void keep_stats(const Panel *s, const Tile *t, Py_ssize_t b, const b
     cdef Py_ssize_t c, j, blocks = blocks_of(s.n), rows = block_length(s.n, b)
     cdef double high[VL64]
     cdef double low[VL64]
-    cdef double *stats
+    cdef BlockStats *stats
     cdef v_f64 sum, rest
     for c from 0 <= c < t.columns by VL64:
         column_total(t, c, rows, &sum, &rest)
         store_f64(high, sum)
         store_f64(low, rest)
         for j in range(VL64):
-            stats = t.stats + ((c + j) * blocks + b) * STATS
-            stats[0] = t.maxima[c + j]
-            stats[1] = high[j]
-            stats[2] = t.ties[c + j] if split else 0
-            stats[5] = low[j]
+            stats = t.stats + (c + j) * blocks + b
+            stats.maximum = t.maxima[c + j]
+            stats.sum = high[j]
+            stats.sum_rest = low[j]
+            stats.ties = t.ties[c + j] if split else 0
             if split and t.maxima[c + j] == INFINITY and has_nan(s.x + b * BLOCK * s.x_step + c + j, rows, s.x_step):
-                stats[2] = NAN
+                stats.ties = NAN
 
 
 cdef inline void join_stats(const Panel *s, Tile *t, const int operation) noexcept nogil:
     cdef Py_ssize_t c, blocks = blocks_of(s.n)
     for c in range(s.width):
         if operation != SOFTMAX:
-            join_log(t.stats + c * blocks * STATS, blocks, s.t, t.top + c, t.log_sum + c, t.log_rest + c)
+            join_log(t.stats + c * blocks, blocks, s.t, t.top + c, t.log_sum + c, t.log_rest + c)
         if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
-            join_softmax(t.stats + c * blocks * STATS, blocks, s.t,
+            join_softmax(t.stats + c * blocks, blocks, s.t,
                          s.coefficient[c] if s.coefficient != NULL else 1)
 
 
 cdef inline void block_shares(const Panel *s, Tile *t, Py_ssize_t b) noexcept nogil:
     # the factors of one block of every column, from its stats
     cdef Py_ssize_t c, blocks = blocks_of(s.n)
-    cdef double *stats
+    cdef BlockStats *stats
     cdef double unit
     t.tiny = False
     for c in range(s.width):
-        stats = t.stats + (c * blocks + b) * STATS
+        stats = t.stats + c * blocks + b
         unit = 1 / FACTOR_SCALE
         t.after[c] = 1
-        if is_tiny(stats[3], FACTOR_SCALE):
-            # as in scale_run
+        if is_tiny(stats.factor, FACTOR_SCALE):
+            # as in normalise_block
             t.tiny = True
             unit = 1
             t.after[c] = <real> (1 / FACTOR_SCALE)
-        split_real(stats[3] * unit, stats[4] * unit, t.high + c, t.low + c)
-        t.maxima[c] = <real> stats[0]
+        split_real(stats.factor * unit, stats.factor_rest * unit, t.high + c, t.low + c)
+        t.maxima[c] = <real> stats.maximum
 
 
 # ---------------------------------------------------------------------------------------------- results
@@ -641,7 +641,7 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, Py_ssize_t i, Py_s
             if not waiting:
                 shift = load_shift(t, c)
                 a = column_exp(a, &d, &shift, v_load(t.away + c), s.t, t.far)
-            a = scaled(a, high, low)
+            a = normalised(a, high, low)
             if t.tiny:
                 a = v_mul(a, v_load(t.after + c))
         if not s.stream:

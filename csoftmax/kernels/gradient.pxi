@@ -6,12 +6,12 @@ cdef inline vec exp_of(vec log_p) noexcept nogil:
 
 
 cdef inline bint is_plain(Py_ssize_t n, const int operation) noexcept nogil:
-    # the dot product of so few terms is taken in their own precision
+    # Whether a row of n is so short that its dot product is taken in its own precision.
     return operation == SOFTMAX_GRAD and n <= PLAIN
 
 
 cdef inline dot_t dot_of(dot_t sum, vec g, vec p, const int operation) noexcept nogil:
-    # g p, g or g exp(p) * EXP_SCALE more
+    # The terms of a vector, g p, g or g exp(p) * EXP_SCALE, are added to the sum.
     if operation == SOFTMAX_GRAD:
         return dot_mul(sum, g, p)
     if operation == LOG_SOFTMAX_VJP:
@@ -19,21 +19,20 @@ cdef inline dot_t dot_of(dot_t sum, vec g, vec p, const int operation) noexcept 
     return dot_mul(sum, g, exp_of(p))
 
 
-cdef inline dot_t dot_term(dot_t sum, const void *g, const void *p, Py_ssize_t i, const int operation,
-                           const int storage) noexcept nogil:
-    # of the vectors at element i
-    if operation == SOFTMAX_GRAD and storage == REAL:
-        return dot_mul_at(sum, <const real *> g + i, <const real *> p + i)
-    return dot_of(sum, take(g, i, storage), take(p, i, storage), operation)
+cdef inline dot_t dot_term(dot_t sum, const real *g, const real *p, const int operation) noexcept nogil:
+    # The terms of IN g[VL] and p[VL] more.
+    if operation == SOFTMAX_GRAD:
+        return dot_mul_at(sum, g, p)
+    return dot_of(sum, v_load(g), v_load(p), operation)
 
 
-cdef inline dot_t dot_term_n(dot_t sum, const void *g, const void *p, Py_ssize_t i, Py_ssize_t n, const int operation,
-                             const int storage) noexcept nogil:
-    return dot_of(sum, take_n(g, i, n, 0, storage), take_n(p, i, n, 0, storage), operation)
+cdef inline dot_t dot_term_n(dot_t sum, const real *g, const real *p, Py_ssize_t n, const int operation) noexcept nogil:
+    # The terms of IN g[n] and p[n] more, a vector at most.
+    return dot_of(sum, v_load_n(g, n, 0), v_load_n(p, n, 0), operation)
 
 
 cdef inline dot_t first_term(const real *g, const real *p, Py_ssize_t n, const int operation) noexcept nogil:
-    # of n elements, a vector at most
+    # The terms of IN g[n] and p[n], a vector at most, which are the first of their accumulators.
     cdef vec a = v_load_n(g, n, 0), b = v_load_n(p, n, 0)
     return dot_first(a, b) if operation == SOFTMAX_GRAD else dot_of(dot_zero(), a, b, operation)
 
@@ -50,36 +49,37 @@ cdef inline dot_t fold_dot(const dot_t *a) noexcept nogil:
     return s[0]
 
 
-cdef inline void block_dot(const void *g, const void *p, const void *y, Py_ssize_t n, double *high, double *low,
-                           const int operation, const int storage) noexcept nogil:
-    # sum(g p), sum(g) or sum(g exp(p)) * EXP_SCALE, = high + low; y is where the results will go
+cdef inline void block_dot(const real *g, const real *p, const void *y, Py_ssize_t n, double *high, double *low,
+                           const int operation) noexcept nogil:
+    # sum(g p), sum(g) or sum(g exp(p)) * EXP_SCALE of IN g[n] and p[n] to OUT high + low; y is where the results will
+    # be stored, so that its lines are fetched.
     cdef dot_t sum[NV]
     cdef Py_ssize_t i = 0, j
     for j in range(NV):
         sum[j] = dot_zero()
     while i <= n - LANES:
-        prefetch(at(g, i + PREFETCH, storage))
-        prefetch(at(p, i + PREFETCH, storage))
-        prefetch_write(at(y, i, storage))
+        prefetch(g + i + PREFETCH)
+        prefetch(p + i + PREFETCH)
+        prefetch_write(<const real *> y + i)
         for j in range(NV):
-            sum[j] = dot_term(sum[j], g, p, i + j * VL, operation, storage)
+            sum[j] = dot_term(sum[j], g + i + j * VL, p + i + j * VL, operation)
         i += LANES
     if i < n:
         for j in range(NV):
-            sum[j] = dot_term_n(sum[j], g, p, i + j * VL, lanes_left(n - i - j * VL), operation, storage)
+            sum[j] = dot_term_n(sum[j], g + i + j * VL, p + i + j * VL, lanes_left(n - i - j * VL), operation)
     dot_row(fold_dot(sum), high, low)
 
 
 cdef struct Slope:
-    # what a row's derivative is made with
+    # The numbers that a row's derivative is made with, in each lane.
     vec dot
-    vec rest                  # what its rounding lost, if has_rest
+    vec rest                  # its compensation term, if has_rest
     vec lift                  # for softmax: twice the part of 1 / T above 1, taken in before p could lose digits as a
     vec factor                # subnormal number; and the part below 1
 
 
 cdef inline Slope slope_of(double inv_t, const int operation) noexcept nogil:
-    # but for its dot
+    # All of a slope but its dot product.
     cdef Slope slope
     cdef double above = inv_t if inv_t > 1 and operation == SOFTMAX_GRAD else 1
     slope.dot = slope.rest = v_set1(0)
@@ -89,6 +89,7 @@ cdef inline Slope slope_of(double inv_t, const int operation) noexcept nogil:
 
 
 cdef inline vec gradient(vec g, vec p, const Slope *slope, const int operation) noexcept nogil:
+    # Results, from gradients and the forward's output: one rounding of the difference and one of each product.
     cdef vec e
     if operation == SOFTMAX_GRAD:
         # halves, so that g - dot cannot overflow; "lift" carries the 2
@@ -102,7 +103,7 @@ cdef inline vec gradient(vec g, vec p, const Slope *slope, const int operation) 
 
 
 cdef inline bint has_rest(const int operation) noexcept nogil:
-    # the rounding of the sum of all gradients, which may be larger than any, counts too
+    # Whether the compensation term of the dot product counts: the sum of all gradients may be larger than any.
     return operation == LOG_SOFTMAX_VJP
 
 
@@ -111,41 +112,92 @@ cdef inline double dot_scale(const int operation) noexcept nogil:
 
 
 cdef inline void gradient_dot(double total, double lost, const int operation, real *dot, real *rest) noexcept nogil:
-    # what a slope is made with, from a dot product
+    # OUT dot and rest, which a slope is made with, from the dot product total + lost.
     cdef double scale = dot_scale(operation), high = whole_sum(total, lost), low = (total - high) + lost
     dot[0] = <real> (high * scale)
     low = (high * scale - dot[0]) + low * scale
     rest[0] = <real> low if -INFINITY < low < INFINITY else 0
 
 
-cdef inline void gradient_run(const void *g, const void *p, void *y, Py_ssize_t n, real dot, real rest,
-                              double inv_t, const int operation, const bint stream, const int storage) noexcept nogil:
-    # results, from what gradient_dot gives
-    cdef Slope slope = slope_of(inv_t, operation)
-    cdef Py_ssize_t i = 0, j
-    cdef pair a, b
-    slope.dot = v_set1(dot)
-    slope.rest = v_set1(rest)
-    if storage == REAL and stream and n >= 4 * VL:
-        i = unaligned(<real *> y)
-        put_n(y, 0, i, gradient(take_n(g, 0, i, 0, REAL), take_n(p, 0, i, 0, REAL), &slope, operation), REAL)
+cdef struct Factors:
+    # What the results of a row are made with: what gradient_dot gives, and the reciprocal of the temperature.
+    real dot
+    real rest
+    double inv_t
+
+
+cdef inline void write_gradient(const real *g, const real *p, real *y, Py_ssize_t n, const Factors *factors,
+                                bint stream, const int operation) noexcept nogil:
+    # Results, from IN g[n] and p[n], to OUT y[n], which may be either of them, or past the caches.
+    cdef Slope slope = slope_of(factors.inv_t, operation)
+    cdef Py_ssize_t i = 0, j, count
+    slope.dot = v_set1(factors.dot)
+    slope.rest = v_set1(factors.rest)
+    if stream and n >= 4 * VL:
+        i = unaligned(y)
+        v_store_n(y, i, gradient(v_load_n(g, i, 0), v_load_n(p, i, 0), &slope, operation))
         while i <= n - VL:
-            v_stream(<real *> y + i, gradient(take(g, i, REAL), take(p, i, REAL), &slope, operation))
+            v_stream(y + i, gradient(v_load(g + i), v_load(p + i), &slope, operation))
             i += VL
     while i <= n - 2 * VL:
         for j from 0 <= j < 2 * VL by VL:
-            prefetch(at(g, i + j + PREFETCH, storage))
-            prefetch(at(p, i + j + PREFETCH, storage))
-            prefetch_write(at(y, i + j + PREFETCH, storage))
-        a = take_pair(g, i, storage)
-        b = take_pair(p, i, storage)
-        a.first = gradient(a.first, b.first, &slope, operation)
-        a.second = gradient(a.second, b.second, &slope, operation)
-        put_pair(y, i, a, storage)
+            prefetch(g + i + j + PREFETCH)
+            prefetch(p + i + j + PREFETCH)
+            prefetch_write(y + i + j + PREFETCH)
+            v_store(y + i + j, gradient(v_load(g + i + j), v_load(p + i + j), &slope, operation))
         i += 2 * VL
-    while i <= n - VL:
-        put(y, i, gradient(take(g, i, storage), take(p, i, storage), &slope, operation), storage)
+    while i < n:
+        count = lanes_left(n - i)
+        v_store_n(y + i, count, gradient(v_load_n(g + i, count, 0), v_load_n(p + i, count, 0), &slope, operation))
         i += VL
-    if i < n:
-        put_n(y, i, n - i,
-              gradient(take_n(g, i, n - i, 0, storage), take_n(p, i, n - i, 0, storage), &slope, operation), storage)
+
+
+# ------------------------------------------------------------------------------------- once an operation
+
+ctypedef void (*DotFn)(const real *g, const real *p, const void *y, Py_ssize_t n, double *high,
+                       double *low) noexcept nogil
+ctypedef void (*GradientFn)(const real *g, const real *p, real *y, Py_ssize_t n, const Factors *factors,
+                            bint stream) noexcept nogil
+
+cdef DotFn block_dots[OPERATIONS]             # block_dot, of each derivative
+cdef GradientFn block_gradients[OPERATIONS]   # write_gradient
+
+
+cdef void softmax_dot(const real *g, const real *p, const void *y, Py_ssize_t n, double *high,
+                      double *low) noexcept nogil:
+    block_dot(g, p, y, n, high, low, SOFTMAX_GRAD)
+
+
+cdef void log_softmax_vjp_dot(const real *g, const real *p, const void *y, Py_ssize_t n, double *high,
+                              double *low) noexcept nogil:
+    block_dot(g, p, y, n, high, low, LOG_SOFTMAX_VJP)
+
+
+cdef void log_softmax_jvp_dot(const real *g, const real *p, const void *y, Py_ssize_t n, double *high,
+                              double *low) noexcept nogil:
+    block_dot(g, p, y, n, high, low, LOG_SOFTMAX_JVP)
+
+
+cdef void softmax_gradient(const real *g, const real *p, real *y, Py_ssize_t n, const Factors *factors,
+                           bint stream) noexcept nogil:
+    write_gradient(g, p, y, n, factors, stream, SOFTMAX_GRAD)
+
+
+cdef void log_softmax_vjp_gradient(const real *g, const real *p, real *y, Py_ssize_t n, const Factors *factors,
+                                   bint stream) noexcept nogil:
+    write_gradient(g, p, y, n, factors, stream, LOG_SOFTMAX_VJP)
+
+
+cdef void log_softmax_jvp_gradient(const real *g, const real *p, real *y, Py_ssize_t n, const Factors *factors,
+                                   bint stream) noexcept nogil:
+    write_gradient(g, p, y, n, factors, stream, LOG_SOFTMAX_JVP)
+
+
+cdef void set_derivative(int operation, DotFn dot, GradientFn gradient) noexcept:
+    block_dots[operation] = dot
+    block_gradients[operation] = gradient
+
+
+set_derivative(SOFTMAX_GRAD, softmax_dot, softmax_gradient)
+set_derivative(LOG_SOFTMAX_VJP, log_softmax_vjp_dot, log_softmax_vjp_gradient)
+set_derivative(LOG_SOFTMAX_JVP, log_softmax_jvp_dot, log_softmax_jvp_gradient)

@@ -1,11 +1,60 @@
 # The kernels: compiled once a precision (CSM_BITS) and ISA level by the stubs in isa/.
 #
+# How a call goes through them:
+#
+#   run (run.pxi)                  rows or columns of a job are found in memory
+#     |  gather, exclude           what is not native reals next to each other is staged (load.pxi: masks, 16-bit
+#     |                            floats)
+#   run_batch (table.pxi)          operation x form of the rows -> function
+#     |-- packed rows              short rows, several of them in a vector (packed.pxi, lanes.pxi)
+#     |-- rows                     longer ones (rows.pxi), block by block:
+#     |     load                   the next block, as reals (load.pxi)
+#     |     sweep                  this block's exponentials and their sum, the next one's maximum, and the results of a
+#     |                            pending row (block.pxi)
+#     |     reduce                 add, fold, join, finish: from vectors to what results are made from (reduce.pxi)
+#     |     store                  normalised exponentials, log-probabilities (store.pxi)
+#     |-- derivatives              dot product of a row, and its results (gradient.pxi, overflow.pxi)
+#   run_panel (columns.pxi)        the same down the columns of a tile
+#   measure, finish, write         the same for the blocks of one split row, which threads work on together
+#   loss_rows, loss_columns        around run_batch and run_panel: targets, losses and their gradients (loss.pxi,
+#                                  scale.pxi)
+#
+# Words:
+#
+#   row              the elements of one softmax; n of them
+#   row batch        rows that one call of a kernel works on
+#   packed rows      short rows, transposed so that a vector has one element of each
+#   single row       a short row that is a call by itself
+#   split row        a long row whose blocks several threads work on
+#   column tile      neighbouring columns that are worked on together, where the axis is not the last one
+#   block            BLOCK elements of a row, or what is left of it; subblock: SUBBLOCK elements of a block
+#   lane             an element of a vector; a vector has VL of them
+#   accumulator      one of LANES partial sums, NV vectors: element i of a block adds to accumulator i % LANES
+#   BlockStats       the numbers of a block: maximum, sum, ties
+#   ties             the elements that are the maximum
+#   prologue, load   from memory to a block of reals
+#   epilogue, store  from exponentials or logits to results in memory
+#   sweep            the loop between the two
+#   next block       the block whose maximum a sweep takes
+#   pending row      a row that is summed, and whose results are not yet written
+#   stage            copy into scratch
+#   stream           store past the caches
+#   prefetch         ask for a line of memory before it is needed
+#   range reduction  x - maximum to a multiple of ln2 and a remainder: near, where x and the maximum are reduced each by
+#                    itself and exactly; far, where their difference is (_vexp.h)
+#   normalise        multiply an exponential by 1 / sum
+#   compensation     what a rounding has lost, as a second number ("rest", "low", "lost")
+#   form             how a batch's rows lie: packed, reals, 16-bit floats
+#
+# Comments name lengths in elements: IN x[n] is read, OUT y[n] written, INOUT both. Scratch for exponentials, "e", has
+# rows of whole LANES.
+#
 # Numerics, the same in every regime, so that the bits of a row do not depend on its surroundings:
 # a row is cut into blocks of BLOCK elements. Each block has its own maximum m_b; its exponentials
 # exp(x - m_b) are summed in LANES accumulators, folded by halving. Blocks are joined in double:
 # m = max m_b, S = sum_b S_b exp(m_b - m). Each result is exp(x - m_b) * (exp(m_b - m) / S): one rounding of
-# the exponential, one of the product; the factor, the sum and its logarithm are kept as a number and what it was
-# rounded by, where a double has no digits to spare. (M. Milakov and N. Gimelshein, arXiv:1805.02867.)
+# the exponential, one of the product; the factor, the sum and its logarithm are held as a number and its compensation
+# term, where a double has no digits to spare. (M. Milakov and N. Gimelshein, arXiv:1805.02867.)
 #
 # A maximum of -inf is replaced by 0 as the shift, so that exp(-inf - shift) is 0 and not NaN.
 
@@ -17,7 +66,7 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from csoftmax.kernels.problem cimport (
     Job, Kernels, Operand, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, is_derivative, is_extreme, LOG_SOFTMAX, LOG_SOFTMAX_JVP,
-    LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, SUM_STEP, SUMS,
+    LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, OPERATIONS, ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, SUM_STEP, SUMS,
 )
 
 cdef extern from "csoftmax/_lanes.h" nogil:
@@ -69,6 +118,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     vec v_and_eq(vec, vec, vec) noexcept
     void v_sum_apart(vec d, vec, vec *total, vec *ties) noexcept
     vec v_select_lt(vec, vec, vec, vec) noexcept
+    vec v_select_bytes(const char *, vec, vec) noexcept     # by VL bytes
     real v_hadd(vec) noexcept
     real v_hmax(vec) noexcept
     bint v_all_below(vec, real) noexcept    # the magnitudes of all lanes
@@ -124,7 +174,6 @@ cdef extern from "csoftmax/_dot.h" nogil:
 cdef extern from "csoftmax/_convert.h" nogil:
     void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept
     void store_run "csm_store_run"(int, char *, Py_ssize_t, Py_ssize_t, const real *) noexcept
-    void mask_run "csm_mask_run"(const char *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t *, Py_ssize_t, real) noexcept
     void max_keys "csm_max_keys"(int, const char *, Py_ssize_t, Py_ssize_t, const char *, Py_ssize_t, uint64_t *,
                                  Py_ssize_t) noexcept
     void subtract_keys "csm_subtract_keys"(int, const char *, Py_ssize_t, Py_ssize_t, const uint64_t *, Py_ssize_t,
@@ -148,6 +197,9 @@ cdef extern from "csoftmax/_convert.h" nogil:
     void put_n "csm_put_n"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
     int64_t load_index "csm_load_index"(int, const char *) noexcept
 
+include "load.pxi"
+include "reduce.pxi"
+include "store.pxi"
 include "block.pxi"
 include "gradient.pxi"
 include "overflow.pxi"
@@ -155,6 +207,7 @@ include "lanes.pxi"
 include "rows.pxi"
 include "columns.pxi"
 include "packed.pxi"
+include "table.pxi"
 include "loss.pxi"
 include "scale.pxi"
 include "run.pxi"

@@ -1,9 +1,11 @@
-# Rows of one block, one a lane: what join_softmax, join_log and split_log do for one row, for VL64 rows at once.
+# Rows of one block, one a lane: what join_softmax, join_log and split_log (reduce.pxi) do for one row, for VL64
+# rows at once.
 
 cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double t, real *origin, real *away, real *magic,
                              real *center) noexcept nogil:
-    # How the exponentials of each row are reduced, from its maximum; "away" is the maximum of the rows that take
-    # the far reduction, else 0. True if there are such rows. Whole vectors are read and written.
+    # How the exponentials of each row are reduced, from IN maxima[count]: OUT origin, away, magic and center, as many.
+    # "away" is the maximum of a row whose reduction is far, else 0. True if there are such rows. Whole vectors are read
+    # and written.
     cdef vec m, a, b, zero = v_set1(0)
     cdef Py_ssize_t c, j
     cdef bint some = False, far
@@ -27,8 +29,9 @@ cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double t, rea
 
 cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, real *high, real *low,
                               real *after) noexcept nogil:
-    # The reals that multiply exponentials whose sum is given. True if a factor would be subnormal: then "after",
-    # the multiplier of the product, is to be heeded.
+    # OUT high[VL64] + low[VL64], which multiply exponentials whose sum is sum + rest, from IN coefficient[VL64] (NULL:
+    # 1). True if a factor would be subnormal: then the products are to be multiplied by OUT after[VL64], which is
+    # written only where there are coefficients.
     cdef v_f64 h, l, zero = set1_f64(0)
     cdef double factor[VL64]
     cdef double sums[VL64]
@@ -57,7 +60,7 @@ cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, 
 
 
 cdef inline void log_lanes(v_f64 sum, v_f64 rest, v_f64 ties, double *log_sum, double *log_rest) noexcept nogil:
-    # log(ties + (sum + rest) / EXP_SCALE), for finite maxima
+    # log(ties + (sum + rest) / EXP_SCALE), for finite maxima, to OUT log_sum[VL64] + log_rest[VL64].
     above_lanes(ties, sum, rest, &sum, &rest)
     log1p_lanes(sum, rest, &sum, &rest)
     store_f64(log_sum, sum)
@@ -65,6 +68,7 @@ cdef inline void log_lanes(v_f64 sum, v_f64 rest, v_f64 ties, double *log_sum, d
 
 
 cdef inline bint all_finite(const real *maxima, Py_ssize_t count) noexcept nogil:
+    # Whether IN maxima[count] are. Whole vectors are read.
     cdef vec m, zero = v_set1(0), top = v_set1(0)
     cdef Py_ssize_t c
     for c from 0 <= c < count by VL:
@@ -74,7 +78,7 @@ cdef inline bint all_finite(const real *maxima, Py_ssize_t count) noexcept nogil
 
 
 cdef inline bint all_below(const real *a, Py_ssize_t count, double limit) noexcept nogil:
-    # whether the magnitudes are; NaN is not. Whole vectors are read.
+    # Whether the magnitudes of IN a[count] are below the limit; NaN is not. Whole vectors are read.
     cdef Py_ssize_t c
     cdef bint all = True
     for c from 0 <= c < count by VL:
@@ -84,7 +88,7 @@ cdef inline bint all_below(const real *a, Py_ssize_t count, double limit) noexce
 
 cdef inline void split_log_lanes(const double *maxima, const double *log_sum, const double *log_rest, double inv_t,
                                  real *high, real *low) noexcept nogil:
-    # for finite maxima
+    # As split_log, for finite maxima: IN maxima, log_sum, log_rest, OUT high, low, VL64 of each.
     cdef v_f64 m = load_f64(maxima), l = load_f64(log_sum), both
     if inv_t == 1:
         both = add_f64(m, l)

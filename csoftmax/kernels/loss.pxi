@@ -37,7 +37,7 @@ cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
     return LOSS_ARRAYS * across_of(rows)
 
 
-cdef void lay_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
+cdef void place_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
     cdef Py_ssize_t across = across_of(rows)
     l.rows = rows
     l.target = <int64_t *> memory
@@ -57,7 +57,7 @@ cdef void lay_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
 
 
 cdef inline Py_ssize_t row_stride(const Job *job, const Operand *o) noexcept nogil:
-    # in bytes, between rows of one strip or panel
+    # in bytes, between rows of one batch or panel
     return o.batch[job.batch_ndim - 1] if job.batch_ndim else 0
 
 
@@ -65,19 +65,21 @@ cdef inline double class_weight(const Job *job, Py_ssize_t c) noexcept nogil:
     return job.loss.weight[c] if job.loss.weight != NULL else 1
 
 
-cdef inline double unweighted_share(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
-    cdef double share = job.loss.smoothing / job.n
+cdef inline double unweighted_target(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
+    # q[c] before it is weighted, but for what the index itself adds. IN probabilities[job.n], unless targets are
+    # indices.
+    cdef double target = job.loss.smoothing / job.n
     if not job.loss.indices:
-        share += (1 - job.loss.smoothing) * probabilities[c]
-    return share
+        target += (1 - job.loss.smoothing) * probabilities[c]
+    return target
 
 
-cdef inline double target_share(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
-    # q[c], but for the share of the index itself
-    return unweighted_share(job, probabilities, c) * class_weight(job, c)
+cdef inline double target_weight(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
+    # q[c], but for what the index itself adds.
+    return unweighted_target(job, probabilities, c) * class_weight(job, c)
 
 
-cdef inline bint shared_out(const Job *job) noexcept nogil:
+cdef inline bint is_spread(const Job *job) noexcept nogil:
     # more than one class may have a part of q
     return job.loss.smoothing > 0 or not job.loss.indices
 
@@ -100,7 +102,7 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
     cdef Losses l = losses[0]
     cdef const char *p = batch_at(job, &job.target, row)
     cdef Py_ssize_t stride = row_stride(job, &job.target), i
-    cdef double share = 1 - job.loss.smoothing
+    cdef double own = 1 - job.loss.smoothing
     cdef const double *weight = job.loss.weight
     cdef int64_t ignore = job.loss.ignore_index, index
     cdef uint64_t n = job.n
@@ -116,7 +118,7 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
         counted = index != ignore and <uint64_t> index < n
         ignored |= not counted
         l.target[i] = index if counted else -1
-        l.whole[i] = share if counted else 0
+        l.whole[i] = own if counted else 0
         l.at_target[i] = l.x[i * l.x_pitch + (index if counted else 0) * l.x_step]
     if weight != NULL:
         for i in range(l.rows):
@@ -125,26 +127,27 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
     return ignored
 
 
-cdef void share_out(const Job *job, const real *x, Py_ssize_t step, const real *probabilities, const int64_t *exponent,
-                    double *whole, double *dot) noexcept nogil:
-    # q is added to whole, and its product with max(x) - x to dot; both without a power of two, if one is given. If none
-    # is, and a share loses digits for being subnormal or 0, the infinity that dot becomes tells that one is needed.
+cdef void spread_target(const Job *job, const real *x, Py_ssize_t step, const real *probabilities,
+                        const int64_t *exponent, double *whole, double *dot) noexcept nogil:
+    # IN x: a logit every "step"; probabilities[job.n], unless targets are indices. q is added to INOUT whole, and its
+    # product with max(x) - x to INOUT dot; both without a power of two, if one is given. If none is, and some q[c]
+    # loses digits for being subnormal or 0, the infinity that dot becomes tells that one is needed.
     cdef double top = -INFINITY, q, below, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
     for c in range(job.n):
         if x[c * step] > top:
             top = x[c * step]
     for c in range(job.n):
-        if unweighted_share(job, probabilities, c) == 0 or class_weight(job, c) == 0:
-            # 0 log 0 is 0: a class without a share counts for nothing, even if its logit is -inf
+        if unweighted_target(job, probabilities, c) == 0 or class_weight(job, c) == 0:
+            # 0 log 0 is 0: a class whose q is 0 counts for nothing, even if its logit is -inf
             continue
         # a quarter: the difference may overflow where the product does not
         below = 0.25 * top - 0.25 * x[c * step]
         if exponent != NULL:
-            q = share_times(job, probabilities, c, 1, -exponent[0])
-            below = share_times(job, probabilities, c, below, 2 - exponent[0])
+            q = target_weight_times(job, probabilities, c, 1, -exponent[0])
+            below = target_weight_times(job, probabilities, c, below, 2 - exponent[0])
         else:
-            q = target_share(job, probabilities, c)
+            q = target_weight(job, probabilities, c)
             below = 4 * q * below if q >= DBL_MIN or q <= -DBL_MIN else INFINITY
         two_sum(whole[0], q, whole, &lost)
         whole_rest += lost
@@ -179,11 +182,11 @@ cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *p
         l.weight[i] = l.whole[i]
     for i in range(across):
         l.dot[i] = 0
-    if shared_out(job):
+    if is_spread(job):
         for i in range(l.rows):
             if l.target[i] >= 0 or not job.loss.indices:
                 gather_target(job, row + i, probabilities)
-                share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, NULL, l.whole + i, l.dot + i)
+                spread_target(job, l.x + i * l.x_pitch, l.x_step, probabilities, NULL, l.whole + i, l.dot + i)
     losses.scaled = not all_ordinary(job, &l)
     if losses.scaled:
         for i in range(l.rows):
@@ -193,7 +196,7 @@ cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *p
 
 
 cdef inline void add_to_sums(const Losses *l, v_f64 total, v_f64 rest, double *partial) noexcept nogil:
-    # One more strip's losses, summed in lanes as total + rest, to the SUMS pairs of sums of its chunk.
+    # One more batch's losses, summed in lanes as total + rest, to the SUMS pairs of sums of its chunk: INOUT partial.
     cdef double totals[VL64]
     cdef double rests[VL64]
     cdef double *middle = partial + 2 * (SUMS // 2)
@@ -211,10 +214,10 @@ cdef inline void add_to_sums(const Losses *l, v_f64 total, v_f64 rest, double *p
         middle[1] = sum_rest
 
 
-cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
+cdef void finish_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
     cdef Losses l = losses[0]
     cdef v_f64 zero = set1_f64(0), quarter = set1_f64(0.25), total = zero, rest = zero
-    cdef v_f64 m, apart, log_sum, log_rest, weight, loss, at_index, lost
+    cdef v_f64 m, below, log_sum, log_rest, weight, loss, at_index, lost
     cdef bint each = job.row_loss.data != NULL
     cdef Py_ssize_t i
     if l.ignored:
@@ -230,23 +233,23 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
         loss = mul_f64(load_f64(l.whole + i), log_sum)
         if PAIRS:
             log_rest = mul_f64(load_f64(l.whole + i), load_f64(l.log_rest + i))
-            # of quarters, as in share_out
-            two_sum_lanes(mul_f64(m, quarter), sub_f64(zero, mul_f64(load_f64(l.at_target + i), quarter)), &apart,
+            # of quarters, as in spread_target
+            two_sum_lanes(mul_f64(m, quarter), sub_f64(zero, mul_f64(load_f64(l.at_target + i), quarter)), &below,
                           &lost)
             weight = mul_f64(weight, set1_f64(4))
             log_rest = add_f64(log_rest, mul_f64(weight, lost))
             two_sum_lanes(loss, load_f64(l.dot + i), &loss, &lost)
-            at_index = and_ne_f64(weight, zero, mul_f64(weight, apart))
+            at_index = and_ne_f64(weight, zero, mul_f64(weight, below))
             loss = whole_log_lanes(loss, at_index, add_f64(log_rest, lost))
-            apart = mul_f64(apart, set1_f64(4))
+            below = mul_f64(below, set1_f64(4))
         else:
-            apart = sub_f64(m, load_f64(l.at_target + i))
+            below = sub_f64(m, load_f64(l.at_target + i))
             loss = add_f64(loss, load_f64(l.dot + i))
-            loss = add_f64(loss, and_ne_f64(weight, zero, mul_f64(weight, apart)))
+            loss = add_f64(loss, and_ne_f64(weight, zero, mul_f64(weight, below)))
         # where a logit is +inf as log_softmax, and the gradient: NaN, whichever class is the target
         loss = select_lt_f64(m, set1_f64(INFINITY), loss, sub_f64(m, m))
         if job.operation == CROSS_ENTROPY_GRAD:
-            store_f64(l.surprise + i, add_f64(apart, log_sum))
+            store_f64(l.surprise + i, add_f64(below, log_sum))
         store_f64(l.coefficient + i, loss)
         if each:
             v_narrow(l.each + i, loss)
@@ -262,29 +265,29 @@ cdef void settle_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
     add_to_sums(&l, total, rest, job.partial + 2 * SUMS * part)
 
 
-cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses, real *probabilities) noexcept nogil:
-    # y holds upstream * Q * p
+cdef void finish_gradients(const Job *job, Py_ssize_t row, const Losses *losses, real *probabilities) noexcept nogil:
+    # INOUT l.y: upstream * Q * p becomes the gradient.
     cdef Losses l = losses[0]
     cdef Py_ssize_t i, c
-    cdef double share
-    cdef bint shared = shared_out(job), rescaled
+    cdef double target
+    cdef bint spread = is_spread(job), rescaled
     # where p is close to 1, p - 1 has lost its digits
-    cdef v_f64 near = set1_f64(-INFINITY if shared else 1), others, weight
+    cdef v_f64 near = set1_f64(-INFINITY if spread else 1), others, weight
     cdef double *at_index = l.dot
     cdef real *y
-    if shared or l.ignored:
+    if spread or l.ignored:
         for i in range(l.rows):
             y = l.y + i * l.y_pitch
             if l.ignored and l.target[i] < 0:
                 for c in range(job.n):
                     y[c * l.y_step] = 0
-            elif shared:
+            elif spread:
                 gather_target(job, row + i, probabilities)
                 rescaled = l.scaled and (l.loss_exponent[i] != 0 or l.grad_exponent[i] != 0)
                 for c in range(job.n):
-                    share = (share_times(job, probabilities, c, l.upstream[i], -l.loss_exponent[i]) if rescaled
-                             else l.upstream[i] * target_share(job, probabilities, c))
-                    y[c * l.y_step] = <real> (y[c * l.y_step] - share)
+                    target = (target_weight_times(job, probabilities, c, l.upstream[i], -l.loss_exponent[i]) if rescaled
+                              else l.upstream[i] * target_weight(job, probabilities, c))
+                    y[c * l.y_step] = <real> (y[c * l.y_step] - target)
     if not job.loss.indices:
         return
     for i in range(l.rows):
@@ -299,10 +302,10 @@ cdef void settle_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
             l.y[i * l.y_pitch + l.target[i] * l.y_step] = <real> at_index[i]
 
 
-cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *stats, double *per_row,
+cdef void loss_rows(const Job *job, RowBatch *s, Py_ssize_t row, real *e, BlockStats *stats, double *per_row,
                     real *spare) noexcept nogil:
     cdef Losses l
-    lay_losses(&l, s.rows, per_row)
+    place_losses(&l, s.rows, per_row)
     l.x = s.x
     l.y = s.y
     l.x_pitch = s.x_pitch
@@ -313,10 +316,10 @@ cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *s
     s.log_sum = l.log_sum
     s.log_rest = l.log_rest
     prepare_losses(job, row, &l, spare)
-    run_strip(s, e, stats, job.operation)
-    settle_losses(job, row, row // loss_chunk(job.n), &l)
+    run_batch(s, e, stats)
+    finish_losses(job, row, row // loss_chunk(job.n), &l)
     if job.operation == CROSS_ENTROPY_GRAD:
-        settle_gradients(job, row, &l, spare)
+        finish_gradients(job, row, &l, spare)
         if l.scaled:
             scale_gradients(job, &l)
 
@@ -324,7 +327,7 @@ cdef void loss_rows(const Job *job, Strip *s, Py_ssize_t row, real *e, double *s
 cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit, char *scratch, double *per_column,
                        real *spare) noexcept nogil:
     cdef Losses l
-    lay_losses(&l, s.width, per_column)
+    place_losses(&l, s.width, per_column)
     l.x = s.x
     l.y = s.y
     l.x_step = s.x_step
@@ -336,8 +339,8 @@ cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit
     s.log_rest = l.log_rest
     prepare_losses(job, row, &l, spare)
     run_panel(s, scratch, job.operation)
-    settle_losses(job, row, unit, &l)
+    finish_losses(job, row, unit, &l)
     if job.operation == CROSS_ENTROPY_GRAD:
-        settle_gradients(job, row, &l, spare)
+        finish_gradients(job, row, &l, spare)
         if l.scaled:
             scale_gradients(job, &l)

@@ -9,17 +9,17 @@ cdef enum:
 
 
 cdef struct BigDot:
-    # a dot product of gradients that are 2^LESS smaller, = high + low
+    # A dot product of gradients that are 2^LESS smaller: high + low.
     double high
     double low
 
 
 cdef struct Line:
-    # a row that lies at strides, in bytes
+    # A row of n elements of one storage, at strides in bytes.
     int storage
-    const char *g
-    const char *p
-    char *y
+    const char *g             # IN the incoming gradient
+    const char *p             # IN the forward's output
+    char *y                   # OUT results; may be g or p
     Py_ssize_t g_stride
     Py_ssize_t p_stride
     Py_ssize_t y_stride
@@ -41,12 +41,12 @@ cdef inline double largest_dot(const int operation) noexcept nogil:
 
 
 cdef inline bint is_beyond(real dot, Py_ssize_t n, const int operation) noexcept nogil:
-    # a dot product of rows of n, that a slope is made with; NaN is
+    # Whether a dot product of a row of n, as gradient_dot gives it, is too large for gradient(). NaN is.
     return is_looked_at(n, operation) and not fabs(dot) < largest_dot(operation)
 
 
 cdef void add_terms(BigDot *dot, const real *g, const real *p, Py_ssize_t n, int operation) noexcept nogil:
-    # of up to VL elements
+    # The terms of IN g[n] and p[n], up to VL of them, are added to INOUT dot.
     cdef real e[VL]
     cdef double a, b, product, lost
     cdef Py_ssize_t i
@@ -61,8 +61,9 @@ cdef void add_terms(BigDot *dot, const real *g, const real *p, Py_ssize_t n, int
         dot.low += lost
 
 
-cdef bint settle_dot(BigDot *dot, int operation) noexcept nogil:
-    # The sum of all terms becomes what results are made with. False if it is infinite or NaN, as some input then is.
+cdef bint finish_dot(BigDot *dot, int operation) noexcept nogil:
+    # INOUT dot, the sum of all terms, becomes what results are made with. False if it is infinite or NaN, as some input
+    # then is.
     cdef double unit = 1 if operation == SOFTMAX_GRAD else 1 / EXP_SCALE
     if not fabs(dot.high) < INFINITY:
         return False
@@ -73,7 +74,7 @@ cdef bint settle_dot(BigDot *dot, int operation) noexcept nogil:
 
 
 cdef double big_result(double g, double e, double times, const BigDot *dot, double inv_t) noexcept nogil:
-    # (g - e dot) times inv_t, of what may lie anywhere in the range
+    # (g - e dot) times inv_t, whose factors may lie anywhere in the range.
     cdef double product = dot.high * e
     cdef int64_t exponent = 0
     if fabs(product) < ldexp(1, -LESS):
@@ -88,7 +89,7 @@ cdef double big_result(double g, double e, double times, const BigDot *dot, doub
 
 cdef void big_results(const BigDot *dot, const real *g, const real *p, real *y, Py_ssize_t n, double inv_t,
                       int operation) noexcept nogil:
-    # of up to VL elements
+    # The results of IN g[n] and p[n], up to VL of them, to OUT y[n], which may be either.
     cdef real e[VL]
     cdef double times
     cdef Py_ssize_t i
@@ -99,7 +100,7 @@ cdef void big_results(const BigDot *dot, const real *g, const real *p, real *y, 
 
 
 cdef inline Line line_of(const void *g, const void *p, void *y, Py_ssize_t n, int storage) noexcept nogil:
-    # of elements next to each other
+    # A row of n elements next to each other.
     cdef Line line
     line.storage = storage
     line.g = <const char *> g
@@ -111,7 +112,7 @@ cdef inline Line line_of(const void *g, const void *p, void *y, Py_ssize_t n, in
 
 
 cdef inline Py_ssize_t load_line(const Line *line, Py_ssize_t i, real *g, real *p) noexcept nogil:
-    # up to VL elements from i on, as reals; how many
+    # Up to VL elements from i on, as reals, to OUT g[VL] and p[VL]; returns how many.
     cdef Py_ssize_t n = lanes_left(line.n - i)
     load_run(line.storage, line.g + i * line.g_stride, line.g_stride, n, g)
     load_run(line.storage, line.p + i * line.p_stride, line.p_stride, n, p)
@@ -119,6 +120,7 @@ cdef inline Py_ssize_t load_line(const Line *line, Py_ssize_t i, real *g, real *
 
 
 cdef void write_line(const Line *line, const BigDot *dot, double inv_t, int operation) noexcept nogil:
+    # The results of a row, from its dot product.
     cdef real g[VL]
     cdef real p[VL]
     cdef Py_ssize_t i, n
@@ -129,8 +131,8 @@ cdef void write_line(const Line *line, const BigDot *dot, double inv_t, int oper
 
 
 cdef bint finish_line(Line line, double inv_t, int operation) noexcept nogil:
-    # Results of a row whose dot product is_beyond, in place of an input too. False if something in it is infinite or
-    # NaN: then nothing is written, and the ordinary way is right.
+    # The results of a row whose dot product is_beyond. False if something in it is infinite or NaN: then nothing is
+    # written, and the results are those of gradient().
     cdef BigDot dot
     cdef real g[VL]
     cdef real p[VL]
@@ -141,7 +143,7 @@ cdef bint finish_line(Line line, double inv_t, int operation) noexcept nogil:
         add_terms(&dot, g, p, n, operation)
         if not fabs(dot.high) < INFINITY:
             return False
-    if not settle_dot(&dot, operation):
+    if not finish_dot(&dot, operation):
         return False
     write_line(&line, &dot, inv_t, operation)
     return True

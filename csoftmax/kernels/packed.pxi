@@ -1,5 +1,5 @@
-# Rows too short to fill vectors. VL of them, a group, are transposed into a tile, one row a lane: what there is to do
-# once an element fills its vectors, and what there is to do once a row is done for all of them together. Each step is
+# Packed rows: rows too short to fill vectors. VL of them, a group, are transposed into a tile, one row a lane. So the
+# work on an element fills its vectors, and the work on a row is done for all rows of a group together. Each step is
 # taken for several groups, as one group is a chain of operations that wait for each other. Accumulator i % LANES takes
 # element i, as in a longer row.
 
@@ -10,7 +10,7 @@ cdef enum:
 
 
 cdef struct Group:
-    # of VL rows, one a lane
+    # VL rows, one a lane.
     Py_ssize_t first
     Py_ssize_t count
     real *tile
@@ -46,7 +46,7 @@ cdef inline vec keep_quads(const vec *quads, Py_ssize_t count, real *tile, vec t
 
 
 cdef inline void announce(const real *x, real *y, bint writes) noexcept nogil:
-    # lines of the rows to come, and of the results: later they are met four elements a row
+    # The lines of the next rows, and of the results, are fetched: later they are met four elements a row.
     cdef Py_ssize_t j
     for j in range(QUAD):
         prefetch(x + j * VL)
@@ -56,7 +56,7 @@ cdef inline void announce(const real *x, real *y, bint writes) noexcept nogil:
 
 cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_t n, real *tile, real *y,
                      bint writes) noexcept nogil:
-    # element i of the rows to tile + i * VL; their maxima
+    # Element i of IN "rows" rows of x, "pitch" elements from row to row, to OUT tile + i * VL; returns their maxima.
     cdef Py_ssize_t i = 0, r
     cdef vec top = v_set1(-INFINITY)
     cdef vec quads[QUAD]
@@ -78,23 +78,39 @@ cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_
     return top
 
 
-cdef inline void tile_exps(real *e, Py_ssize_t n, const shift_t *shift, vec away, double t, real *apart, vec *counts,
-                           const bint far, const bint keep, const bint split) noexcept nogil:
-    # exponentials in place of what they are of (keep); and (split) those below the maximum to "apart"
+cdef inline void tile_exps(Group *a, Py_ssize_t n, double t, real *below, const bint far, const bint keep,
+                           const int gathers) noexcept nogil:
+    # The exponentials of INOUT a.tile, in its place (keep); and (SUM_AND_TIES) those below the maximum, with 0 for the
+    # others, to OUT below, of the tile's size, and the number of the others to a.ties.
+    cdef vec counts = v_set1(0), away = v_load(a.away), e, d, one
+    cdef shift_t shift
     cdef Py_ssize_t i
-    cdef vec a, d, below
+    shift.maximum = v_load(a.origin)
+    shift.magic = v_load(a.magic)
+    shift.center = v_load(a.center)
     for i in range(n):
-        a = column_exp(v_load(e + i * VL), &d, shift, away, t, far)
+        e = column_exp(v_load(a.tile + i * VL), &d, &shift, away, t, far)
         if keep:
-            v_store(e + i * VL, a)
-        if split:
-            below = v_set1(0)
-            v_sum_apart(d, a, &below, counts)
-            v_store(apart + i * VL, below)
+            v_store(a.tile + i * VL, e)
+        if gathers == SUM_AND_TIES:
+            one = v_set1(0)
+            add_exps(e, d, &one, &counts, SUM_AND_TIES)
+            v_store(below + i * VL, one)
+    if gathers == SUM_AND_TIES:
+        v_store(a.ties, counts)
+
+
+cdef void far_tile_exps(Group *a, Py_ssize_t n, double t, real *below, bint keep, int gathers) noexcept nogil:
+    # As tile_exps, with a temperature, or a maximum far from 0. Compiled once.
+    if gathers == SUM:
+        tile_exps(a, n, t, below, True, True, SUM)
+    else:
+        tile_exps(a, n, t, below, True, keep, SUM_AND_TIES)
 
 
 cdef inline void tile_halves(const real *a, Py_ssize_t n, real *sums) noexcept nogil:
-    # the two halves of a tile's accumulators; every fourth of them is in registers at a time
+    # The two halves of the accumulators of IN a[n * VL], a tile, to OUT sums[2 * VL]; every fourth accumulator is in
+    # registers at a time.
     cdef Py_ssize_t i, j, k
     cdef vec part[QUARTER]
     cdef vec four[4]
@@ -122,36 +138,22 @@ cdef inline void tile_halves(const real *a, Py_ssize_t n, real *sums) noexcept n
     v_store(sums + VL, v_add(four[1], four[3]))
 
 
-cdef inline void group_sums(Group *a, Py_ssize_t n, double t, const bint far, const bint keep,
-                            const bint split) noexcept nogil:
-    cdef real apart[SHORT * VL]
-    cdef vec counts = v_set1(0)
-    cdef shift_t shift
-    shift.maximum = v_load(a.origin)
-    shift.magic = v_load(a.magic)
-    shift.center = v_load(a.center)
-    tile_exps(a.tile, n, &shift, v_load(a.away), t, apart, &counts, far, keep, split)
-    if split:
-        tile_halves(apart, n, a.sums)
-    else:
-        tile_halves(a.tile, n, a.sums)
-    if split:
-        v_store(a.ties, counts)
-
-
-cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint keep, const bint split) noexcept nogil:
-    # exponentials and their sums
+cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint keep, const int gathers) noexcept nogil:
+    # The exponentials of a group, and OUT a.sums: the two halves of each row's sum.
+    cdef real below[SHORT * VL]
     if a.far:
-        group_sums(a, n, t, True, keep, split)
+        far_tile_exps(a, n, t, below, keep, gathers)
     else:
-        group_sums(a, n, t, False, keep, split)
+        tile_exps(a, n, t, below, False, keep, gathers)
+    tile_halves(&below[0] if gathers == SUM_AND_TIES else a.tile, n, a.sums)
 
 
-cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept nogil:
+cdef inline void group_logs(const RowBatch *s, Group *a) noexcept nogil:
+    # What is made of the logarithm of each row's sum.
     cdef double tops[VL]
     cdef double logs[VL]
     cdef double rests[VL]
-    cdef bint loss = operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
+    cdef bint loss = s.top != NULL
     # those of a loss have room for whole vectors
     cdef double *top = s.top + a.first if loss else tops
     cdef double *log_sum = s.log_sum + a.first if loss else logs
@@ -163,22 +165,24 @@ cdef inline void group_logs(const Strip *s, Group *a, int operation) noexcept no
         store_f64(top + r, v_widen(a.maxima + r))
         join_pair_lanes(a.sums + r, a.sums + VL + r, &sum, &rest)
         log_lanes(sum, rest, v_widen(a.ties + r), log_sum + r, log_rest + r)
-        if operation == LOG_SOFTMAX:
+        if s.operation == LOG_SOFTMAX:
             split_log_lanes(top + r, log_sum + r, log_rest + r, s.inv_t, a.high + r, a.low + r)
     if not all_finite(a.maxima, VL):
         for r in range(a.count):
             if not -INFINITY < top[r] < INFINITY:
                 nan = has_nan(s.x + (a.first + r) * s.x_pitch, s.n, 1)
-                settle_log(top[r], nan, log_sum + r, log_rest + r)
+                infinite_log(top[r], nan, log_sum + r, log_rest + r)
                 split_log(top[r], log_sum[r], log_rest[r], s.inv_t, a.high + r, a.low + r)
-    if operation == LOGSUMEXP:
+    if s.operation == LOGSUMEXP:
         for r from 0 <= r < VL by VL64:
             v_narrow(a.high + r, whole_log_lanes(load_f64(top + r), load_f64(log_sum + r), load_f64(log_rest + r)))
         for r in range(a.count):
             s.y[(a.first + r) * s.y_pitch] = a.high[r]
 
 
-cdef inline void group_factors(const Strip *s, Group *a, const bint split) noexcept nogil:
+cdef inline void group_factors(const RowBatch *s, Group *a, const int gathers) noexcept nogil:
+    # The factors of each row's exponentials.
+    cdef bint split = gathers == SUM_AND_TIES
     cdef const double *coefficient = s.coefficient + a.first if split else NULL
     cdef v_f64 sum, rest, tied
     cdef Py_ssize_t r
@@ -192,10 +196,10 @@ cdef inline void group_factors(const Strip *s, Group *a, const bint split) noexc
 
 
 cdef inline vec group_result(vec a, vec high, vec low, const Logs *logs, const int operation) noexcept nogil:
-    # from a logit or an exponential
+    # A result, from a logit or an exponential.
     if operation == LOG_SOFTMAX:
         return log_of(a, logs)
-    return scaled(a, high, low)
+    return normalised(a, high, low)
 
 
 cdef inline void unpack(const Group *a, Py_ssize_t n, double inv_t, real *y, Py_ssize_t pitch,
@@ -223,35 +227,42 @@ cdef inline void unpack(const Group *a, Py_ssize_t n, double inv_t, real *y, Py_
             y[r * pitch + i] = lanes[r]
 
 
-cdef inline void packed_rows(const Strip *s, real *tile, int operation, const bint keep,
-                             const bint split) noexcept nogil:
-    cdef bint writes = keep or operation == LOG_SOFTMAX
-    cdef Py_ssize_t most = groups_of(s.n), first = 0, groups, g
+cdef inline Py_ssize_t pack_groups(const RowBatch *s, Py_ssize_t first, real *tile, Group *group,
+                                   bint writes) noexcept nogil:
+    # Rows from "first" on to OUT group[GROUPS], whose tiles follow each other in OUT tile; how many groups there are.
+    cdef Py_ssize_t most = groups_of(s.n), groups = 0, pitch = s.x_pitch
+    cdef Group *a
+    while groups < most and first < s.rows:
+        a = &group[groups]
+        a.first = first
+        a.count = s.rows - first if s.rows - first < VL else VL
+        a.tile = tile + groups * s.n * VL
+        a.tiny = False
+        v_store(a.maxima, pack(s.x + first * pitch, pitch, a.count, s.n, a.tile, s.y + first * s.y_pitch, writes))
+        first += a.count
+        groups += 1
+    return groups
+
+
+cdef inline void packed_rows(const RowBatch *s, real *tile, const bint keep, const int gathers) noexcept nogil:
+    # Scratch: tile, groups_of(s.n) times VL rows.
+    cdef bint writes = keep or s.operation == LOG_SOFTMAX
+    cdef Py_ssize_t first = 0, groups, g
     cdef Group group[GROUPS]
     cdef Group *a
     while first < s.rows:
-        groups = 0
-        while groups < most and first < s.rows:
-            a = &group[groups]
-            a.first = first
-            a.count = s.rows - first if s.rows - first < VL else VL
-            a.tile = tile + groups * s.n * VL
-            a.tiny = False
-            v_store(a.maxima, pack(s.x + first * s.x_pitch, s.x_pitch, a.count, s.n, a.tile,
-                                   s.y + first * s.y_pitch, writes))
-            first += a.count
-            groups += 1
+        groups = pack_groups(s, first, tile, group, writes)
         for g in range(groups):
             a = &group[g]
+            first += a.count
             a.far = shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center)
         for g in range(groups):
-            a = &group[g]
-            group_exps(a, s.n, s.t, keep, split)
+            group_exps(&group[g], s.n, s.t, keep, gathers)
         for g in range(groups):
-            if split:
-                group_logs(s, &group[g], operation)
+            if gathers == SUM_AND_TIES:
+                group_logs(s, &group[g])
             if keep:
-                group_factors(s, &group[g], split)
+                group_factors(s, &group[g], gathers)
         for g in range(groups):
             a = &group[g]
             if keep:
@@ -260,10 +271,13 @@ cdef inline void packed_rows(const Strip *s, real *tile, int operation, const bi
                 unpack(a, s.n, s.inv_t, s.y + a.first * s.y_pitch, s.y_pitch, LOG_SOFTMAX)
 
 
-cdef void run_packed(const Strip *s, real *tile, int operation) noexcept nogil:
-    if operation == SOFTMAX:
-        packed_rows(s, tile, operation, True, False)
-    elif operation == CROSS_ENTROPY_GRAD:
-        packed_rows(s, tile, operation, True, True)
-    else:
-        packed_rows(s, tile, operation, False, True)
+cdef void packed_softmax(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    packed_rows(s, scratch, True, SUM)
+
+
+cdef void packed_logs(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    packed_rows(s, scratch, False, SUM_AND_TIES)
+
+
+cdef void packed_loss_and_gradient(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    packed_rows(s, scratch, True, SUM_AND_TIES)

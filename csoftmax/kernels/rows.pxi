@@ -1,23 +1,42 @@
-# Rows that lie contiguous, one after another.
+# Rows of native reals, or of 16-bit floats, whose elements lie next to each other.
 
-cdef struct Strip:
-    int storage               # REAL; or, of 16-bit floats to which x, p and y point then
-    real *kept                # and two blocks of scratch for their logits as reals
-    const real *x             # logits, or the incoming gradient
-    const real *p             # the forward's output, in the derivatives
-    real *y
+cdef struct RowBatch:
+    # The rows that one call of a kernel works on, and what it makes of them.
+    int operation
+    int storage                   # REAL; or, of 16-bit floats, which x, p and y point to then
+    real *stage                   # and 2 BLOCK reals of scratch for blocks that are loaded
+    const real *x                 # IN logits, or the incoming gradient: n elements of each row
+    const real *p                 # IN the forward's output, in the derivatives; as many
+    real *y                       # OUT results; as many, or one a row (LOGSUMEXP)
     Py_ssize_t rows
     Py_ssize_t n
-    Py_ssize_t x_pitch        # elements from row to row
+    Py_ssize_t x_pitch            # elements from row to row
     Py_ssize_t p_pitch
     Py_ssize_t y_pitch
     double t                      # the temperature, and its reciprocal
     double inv_t
-    bint stream
-    const double *coefficient     # one a row, or NULL for 1
-    double *top                   # the maximum of each row (CROSS_ENTROPY*)
-    double *log_sum               # and the logarithm of its sum, in two parts
+    bint stream                   # results are stored past the caches
+    const double *coefficient     # IN one a row, or NULL for 1
+    double *top                   # OUT the maximum of each row (CROSS_ENTROPY*)
+    double *log_sum               # OUT and the logarithm of its sum, in two parts
     double *log_rest
+
+
+cdef struct PendingRow:
+    # A row whose exponentials are summed, and whose results are not yet written.
+    real *e                   # its exponentials, if they are stored
+    BlockStats *stats         # one a block
+    double top                # its maximum, and the logarithm of the sum, in two parts
+    double log_sum
+    double log_rest
+
+
+cdef enum:
+    FUSED_LEAST = 16 * LANES  # rows of more elements, ...
+    FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated;
+    MANY_BLOCKS = 64          # up to so many if no exponentials are stored
+    TOGETHER_MOST = 8         # rows that are finished together, ...
+    TOGETHER_REALS = 4096     # ... of so many elements, or one
 
 
 cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
@@ -32,196 +51,51 @@ cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t b) noexcept nogil:
     return BLOCK if n - b * BLOCK > BLOCK else n - b * BLOCK
 
 
-cdef inline char *x_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint half) noexcept nogil:
-    return at(s.x, row * s.x_pitch + b * BLOCK, F16 if half else REAL)
+cdef inline char *x_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint direct) noexcept nogil:
+    return at(s.x, row * s.x_pitch + b * BLOCK, REAL if direct else F16)
 
 
-cdef inline char *p_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint half) noexcept nogil:
-    return at(s.p, row * s.p_pitch + b * BLOCK, F16 if half else REAL)
+cdef inline char *p_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint direct) noexcept nogil:
+    return at(s.p, row * s.p_pitch + b * BLOCK, REAL if direct else F16)
 
 
-cdef inline char *y_at(const Strip *s, Py_ssize_t row, Py_ssize_t b, const bint half) noexcept nogil:
-    return at(s.y, row * s.y_pitch + b * BLOCK, F16 if half else REAL)
-
-
-cdef enum:
-    FUSED_LEAST = 16 * LANES  # rows of more elements, ...
-    FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated;
-    MANY_BLOCKS = 64          # up to so many if no exponentials are kept
-    TOGETHER_MOST = 8         # rows that are finished together, ...
-    TOGETHER_REALS = 4096     # ... of so many elements, or one
-
-
-cdef struct Finished:
-    # a row whose exponentials are summed
-    real *e
-    double *stats
-    double top                # its maximum, and the logarithm of the sum, in two parts
-    double log_sum
-    double log_rest
+cdef inline char *y_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint direct) noexcept nogil:
+    return at(s.y, row * s.y_pitch + b * BLOCK, REAL if direct else F16)
 
 
 cdef inline Py_ssize_t rows_together(Py_ssize_t n) noexcept nogil:
+    # rows of n elements that are finished together
     cdef Py_ssize_t rows = TOGETHER_REALS // (n if n > 0 else 1)
     return TOGETHER_MOST if rows > TOGETHER_MOST else (rows if rows > 1 else 1)
 
 
 cdef inline Py_ssize_t in_flight(Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
-    # those of the rows whose exponentials and statistics are kept
+    # those of so many rows of n elements whose exponentials and BlockStats are stored at a time
     cdef Py_ssize_t most = rows_together(n) * (2 if FUSED and blocks_of(n) <= MANY_BLOCKS else 1)
     return most if rows > most else rows
 
 
-cdef inline void finish_rows(const Strip *s, Py_ssize_t row, Py_ssize_t rows, Finished *f, const bint keep,
-                             const bint split) noexcept nogil:
-    # what each takes is a chain of operations that wait for each other; those of several rows do not
-    cdef Py_ssize_t blocks = blocks_of(s.n), r
-    cdef double logs[TOGETHER_MOST]
-    cdef double rests[TOGETHER_MOST]
-    cdef bint nan[TOGETHER_MOST]
-    if split:
-        for r in range(rows):
-            sum_blocks(f[r].stats, blocks, s.t, &f[r].top, logs + r, rests + r, nan + r)
-        log1p_run(logs, rests, rows)
-        for r in range(rows):
-            f[r].log_sum = logs[r]
-            f[r].log_rest = rests[r]
-            settle_log(f[r].top, nan[r], &f[r].log_sum, &f[r].log_rest)
-    if keep:
-        for r in range(rows):
-            join_softmax(f[r].stats, blocks, s.t, s.coefficient[row + r] if s.coefficient != NULL else 1)
+# ---------------------------------------------------------------------------------- load: the next block
+
+cdef inline const real *block_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, real *stage, real *maximum,
+                                 const bint direct) noexcept nogil:
+    # Block b of a row, as reals: where it lies, or loaded to OUT stage[BLOCK], with its maximum to OUT maximum.
+    cdef char *x = x_at(s, row, b, direct)
+    if direct:
+        return <const real *> x
+    maximum[0] = load_block(x, block_length(s.n, b), stage, s.storage)
+    return stage
 
 
-cdef inline void share_rows(const Strip *s, Py_ssize_t row, Py_ssize_t rows, const Finished *f,
-                            const bint half) noexcept nogil:
-    # finishes and writes softmaxes of one block
-    cdef double sums[TOGETHER_MOST]
-    cdef double rests[TOGETHER_MOST]
-    cdef real high[TOGETHER_MOST]
-    cdef real low[TOGETHER_MOST]
-    cdef Py_ssize_t r
-    cdef vec h, l
-    for r in range(TOGETHER_MOST):
-        sums[r] = f[r].stats[1] if r < rows else 1
-        rests[r] = f[r].stats[5] if r < rows else 0
-    for r from 0 <= r < rows by VL64:
-        factor_lanes(load_f64(sums + r), load_f64(rests + r), NULL, high + r, low + r, NULL)
-    for r in range(rows):
-        h = v_set1(high[r])
-        l = v_set1(low[r])
-        if not half:
-            share_run(f[r].e, y_at(s, row + r, 0, half), s.n, h, l, REAL)
-        elif s.storage == F16:
-            share_run(f[r].e, y_at(s, row + r, 0, half), s.n, h, l, F16)
-        else:
-            share_run(f[r].e, y_at(s, row + r, 0, half), s.n, h, l, BF16)
-
-
-cdef inline void write_row(const Strip *s, Py_ssize_t row, const Finished *f, int operation, const bint keep,
-                           const bint split, const bint half) noexcept nogil:
-    cdef real high, low
-    if split and operation == LOGSUMEXP:
-        s.y[row * s.y_pitch] = whole_log(f.top, f.log_sum, f.log_rest)
-    elif split and operation == LOG_SOFTMAX:
-        split_log(f.top, f.log_sum, f.log_rest, s.inv_t, &high, &low)
-        if half:
-            log_run_16(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, s.inv_t, s.storage)
-        else:
-            log_run(x_at(s, row, 0, half), y_at(s, row, 0, half), s.n, high, low, s.inv_t, s.stream, REAL)
-    elif split:
-        s.top[row] = f.top
-        s.log_sum[row] = f.log_sum
-        s.log_rest[row] = f.log_rest
-    if keep:
-        write_blocks(s, row, f.e, f.stats, split, half)
-
-
-cdef inline bint may_wait(Py_ssize_t n, bint stream) noexcept nogil:
-    # Exponentials of a block may wait in a result that stays in the caches. They are stored as whole vectors.
-    return not stream and n % LANES == 0
-
-
-cdef inline real *block_exps(const Strip *s, Py_ssize_t row, Py_ssize_t b, real *e, const bint split,
-                             const bint half) noexcept nogil:
-    # where the exponentials of block b of a row wait to be scaled: of a long row in the result, else in e, scratch
-    if split or half or blocks_of(s.n) <= FEW_BLOCKS or not may_wait(block_length(s.n, b), s.stream):
-        return e + b * BLOCK
-    return <real *> y_at(s, row, b, half)
-
-
-cdef inline void write_blocks(const Strip *s, Py_ssize_t row, real *e, const double *stats, const bint split,
-                              const bint half) noexcept nogil:
-    cdef Py_ssize_t b, n
-    cdef real *exps
-    for b in range(blocks_of(s.n)):
-        n = block_length(s.n, b)
-        exps = block_exps(s, row, b, e, split, half)
-        if half:
-            scale_run_16(exps, y_at(s, row, b, half), n, stats[3], stats[4], s.storage)
-        elif s.stream:
-            stream_run(exps, <real *> y_at(s, row, b, half), n, stats[3], stats[4])
-        else:
-            scale_run(exps, y_at(s, row, b, half), n, stats[3], stats[4], REAL)
-        stats += STATS
-
-
-cdef inline void set_behind(Behind *behind, const Strip *s, Py_ssize_t row, Py_ssize_t b, const Finished *f, real *e,
-                            const bint logs, const bint half) noexcept nogil:
-    # block b of a row, still to be written; e is where that of the row under way will be
-    cdef const double *stats = f.stats + STATS * b
-    cdef real high, low
-    cdef char *y = y_at(s, row, b, half)
-    if row >= 0 and logs:
-        split_log(f.top, f.log_sum, f.log_rest, s.inv_t, &high, &low)
-        behind.x = x_at(s, row, b, half)
-        behind.y = y
-        behind.storage = s.storage
-        behind.logs = logs_of(v_set1(high), v_set1(low), s.inv_t)
-        return
-    if row >= 0 and not is_tiny(stats[3], FACTOR_SCALE):
-        behind.x = f.e + b * BLOCK
-        behind.y = y
-        behind.storage = s.storage
-        set_factor(stats[3], stats[4], &behind.high, &behind.low)
-        return
-    behind.x = behind.y = e
-    behind.storage = REAL
-    behind.high = behind.low = v_set1(0)
-    behind.logs = logs_of(behind.high, behind.low, 1)
-    if row >= 0 and half:
-        scale_run_16(f.e + b * BLOCK, y, block_length(s.n, b), stats[3], stats[4], s.storage)
-    elif row >= 0:
-        scale_run(f.e + b * BLOCK, y, block_length(s.n, b), stats[3], stats[4], REAL)
-
-
-cdef inline const real *first_block(const Strip *s, const bint half) noexcept nogil:
-    # as reals
-    if not half:
-        return s.x
-    load_run(s.storage, <const char *> s.x, 2, block_length(s.n, 0), s.kept)
-    return s.kept
-
-
-cdef void take_first(Ahead *ahead, const real *next, const real *x, Py_ssize_t n) noexcept nogil:
-    # of a much shorter block: the sweep over x is at full speed only as long as there is something ahead
-    load_ahead(ahead, 0)
-    ahead.known = True
-    ahead.maximum = block_max(next, ahead.n)
-    ahead.x = x
-    ahead.n = n
-    ahead.storage = REAL
-
-
-cdef inline const real *set_ahead(Ahead *ahead, const Strip *s, Py_ssize_t row, Py_ssize_t b, const real *x,
-                                  const bint half) noexcept nogil:
-    # from x, block b of a row, to the next one; where that is, as reals
+cdef inline const real *set_next(NextBlock *next, const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const real *x,
+                                 const bint direct) noexcept nogil:
+    # OUT next, from block b of a row, which stands at x; returns where the next block stands, as reals. The sweep is at
+    # full speed only as long as the next block lasts: where that is much shorter, its maximum is taken beforehand.
     cdef Py_ssize_t n = block_length(s.n, b)
-    cdef const real *next
-    ahead.x = x
-    ahead.kept = <real *> x
-    ahead.n = n
-    ahead.storage = REAL
-    ahead.known = False
+    cdef const real *block
+    next.x = x
+    next.n = n
+    next.known = not direct
     if b + 1 < blocks_of(s.n):
         b += 1
     elif row + 1 < s.rows:
@@ -229,94 +103,278 @@ cdef inline const real *set_ahead(Ahead *ahead, const Strip *s, Py_ssize_t row, 
         b = 0
     else:
         return x
-    ahead.x = x_at(s, row, b, half)
-    ahead.n = block_length(s.n, b)
-    if half:
-        ahead.storage = s.storage
-        ahead.kept = s.kept + (BLOCK if x == s.kept else 0)
-        next = ahead.kept
+    block = block_at(s, row, b, s.stage + (BLOCK if x == s.stage else 0), &next.maximum, direct)
+    if direct and block_length(s.n, b) < n // 2:
+        next.known = True
+        next.maximum = block_max(block, block_length(s.n, b))
+    elif direct:
+        next.x = block
+        next.n = block_length(s.n, b)
+    return block
+
+
+# ------------------------------------------------------------------------------------- finish and store
+
+cdef void finish_rows(const RowBatch *s, Py_ssize_t row, Py_ssize_t rows, PendingRow *f, bint keep,
+                      int gathers) noexcept nogil:
+    # INOUT f[rows], from their BlockStats. What each row takes is a chain of operations that wait for each other; those
+    # of several rows do not.
+    cdef Py_ssize_t blocks = blocks_of(s.n), r
+    cdef double logs[TOGETHER_MOST]
+    cdef double rests[TOGETHER_MOST]
+    cdef bint nan[TOGETHER_MOST]
+    if gathers == SUM_AND_TIES:
+        for r in range(rows):
+            sum_blocks(f[r].stats, blocks, s.t, &f[r].top, logs + r, rests + r, nan + r)
+        log1p_run(logs, rests, rows)
+        for r in range(rows):
+            f[r].log_sum = logs[r]
+            f[r].log_rest = rests[r]
+            infinite_log(f[r].top, nan[r], &f[r].log_sum, &f[r].log_rest)
+    if keep:
+        for r in range(rows):
+            join_softmax(f[r].stats, blocks, s.t, s.coefficient[row + r] if s.coefficient != NULL else 1)
+
+
+cdef inline void normalise_rows(const RowBatch *s, Py_ssize_t row, Py_ssize_t rows, const PendingRow *f,
+                                const bint direct) noexcept nogil:
+    # Finishes and writes softmaxes of one block: rows from "row" on, IN f[rows].
+    cdef double sums[TOGETHER_MOST]
+    cdef double rests[TOGETHER_MOST]
+    cdef real high[TOGETHER_MOST]
+    cdef real low[TOGETHER_MOST]
+    cdef Py_ssize_t r
+    cdef vec h, l
+    for r in range(TOGETHER_MOST):
+        sums[r] = f[r].stats.sum if r < rows else 1
+        rests[r] = f[r].stats.sum_rest if r < rows else 0
+    for r from 0 <= r < rows by VL64:
+        factor_lanes(load_f64(sums + r), load_f64(rests + r), NULL, high + r, low + r, NULL)
+    for r in range(rows):
+        h = v_set1(high[r])
+        l = v_set1(low[r])
+        if direct:
+            normalise(f[r].e, y_at(s, row + r, 0, direct), s.n, h, l, REAL)
+        elif s.storage == F16:
+            normalise(f[r].e, y_at(s, row + r, 0, direct), s.n, h, l, F16)
+        else:
+            normalise(f[r].e, y_at(s, row + r, 0, direct), s.n, h, l, BF16)
+
+
+cdef inline Logs row_logs(const RowBatch *s, const PendingRow *f) noexcept nogil:
+    # The numbers that a row's log-probabilities are made with.
+    cdef real high, low
+    split_log(f.top, f.log_sum, f.log_rest, s.inv_t, &high, &low)
+    return logs_of(v_set1(high), v_set1(low), s.inv_t)
+
+
+cdef inline void write_logs(const RowBatch *s, Py_ssize_t row, const PendingRow *f, const bint direct) noexcept nogil:
+    # What is made of the logarithm of a row's sum.
+    cdef Logs logs
+    if s.operation == LOGSUMEXP:
+        s.y[row * s.y_pitch] = whole_log(f.top, f.log_sum, f.log_rest)
+    elif s.operation == LOG_SOFTMAX:
+        logs = row_logs(s, f)
+        if direct and not s.stream:
+            log_block(x_at(s, row, 0, direct), y_at(s, row, 0, direct), s.n, &logs, False, REAL)
+        elif direct:
+            log_reals(<const real *> x_at(s, row, 0, direct), <real *> y_at(s, row, 0, direct), s.n, &logs, True)
+        else:
+            log_halves(x_at(s, row, 0, direct), y_at(s, row, 0, direct), s.n, &logs, s.storage)
     else:
-        next = <const real *> ahead.x
-    if ahead.n < n // 2:
-        take_first(ahead, next, x, n)
-    return next
+        s.top[row] = f.top
+        s.log_sum[row] = f.log_sum
+        s.log_rest[row] = f.log_rest
 
 
-cdef inline void long_rows(const Strip *s, real *scratch, double *stats, int operation, const bint keep,
-                           const bint split, const bint half) noexcept nogil:
-    # While one block is exponentiated, the maximum of the next is taken, so that its lines are on their way; of 16-bit
-    # floats (half) it is converted, too.
-    cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n), first = 0, rows, row, b
-    cdef const real *x = first_block(s, half)
-    cdef const real *next
-    cdef real m = block_max(x, block_length(s.n, 0))
+cdef inline bint may_wait(Py_ssize_t n, bint stream) noexcept nogil:
+    # Whether the exponentials of a block of n may wait in the result: it stays in the caches, and is of whole vectors.
+    return not stream and n % LANES == 0
+
+
+cdef inline real *block_exps(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, real *e, const int gathers,
+                             const bint direct) noexcept nogil:
+    # Where the exponentials of block b of a row wait to be normalised: of a long row in the result, else in e, scratch.
+    if (not direct or gathers == SUM_AND_TIES or blocks_of(s.n) <= FEW_BLOCKS
+            or not may_wait(block_length(s.n, b), s.stream)):
+        return e + b * BLOCK
+    return <real *> y_at(s, row, b, direct)
+
+
+cdef inline void write_exps(const RowBatch *s, Py_ssize_t row, const PendingRow *f, const int gathers,
+                            const bint direct) noexcept nogil:
+    # A row's exponentials, normalised.
+    cdef const BlockStats *stats = f.stats
+    cdef Py_ssize_t b, n
     cdef real *e
-    cdef Ahead ahead
-    cdef Behind behind
-    cdef Finished finished[TOGETHER_MOST]
-    cdef Finished *f
-    for row in range(together):
-        finished[row].e = scratch + row * padded(s.n)
-        finished[row].stats = stats + row * blocks * STATS
+    cdef char *y
+    for b in range(blocks_of(s.n)):
+        n = block_length(s.n, b)
+        e = block_exps(s, row, b, f.e, gathers, direct)
+        y = y_at(s, row, b, direct)
+        if direct:
+            normalise_reals(e, <real *> y, n, stats[b].factor, stats[b].factor_rest, s.stream)
+        else:
+            normalise_halves(e, y, n, stats[b].factor, stats[b].factor_rest, s.storage)
+
+
+cdef inline void write_row(const RowBatch *s, Py_ssize_t row, const PendingRow *f, const bint keep, const int gathers,
+                           const bint direct) noexcept nogil:
+    if gathers == SUM_AND_TIES:
+        write_logs(s, row, f, direct)
+    if keep:
+        write_exps(s, row, f, gathers, direct)
+
+
+# ----------------------------------------------------------------------------------------- rows by sweeps
+
+cdef inline void start_rows(PendingRow *pending, Py_ssize_t count, Py_ssize_t n, real *scratch,
+                            BlockStats *stats) noexcept nogil:
+    # OUT pending[count], for rows of n elements: where their exponentials and BlockStats are.
+    cdef Py_ssize_t row
+    for row in range(count):
+        pending[row].e = scratch + row * padded(n)
+        pending[row].stats = stats + row * blocks_of(n)
+
+
+cdef inline void sweep_rows(const RowBatch *s, real *scratch, BlockStats *stats, const bint keep, const int gathers,
+                            const bint direct) noexcept nogil:
+    # Rows whose results are written as soon as their batch is summed. Scratch: in_flight rows of exponentials, in whole
+    # LANES; as many rows of BlockStats.
+    cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n), first = 0, rows, row, b
+    cdef const real *block
+    cdef Sweep sweep
+    cdef PendingRow pending[TOGETHER_MOST]
+    cdef PendingRow *f
+    start_rows(pending, together, s.n, scratch, stats)
+    sweep.x = block_at(s, 0, 0, s.stage, &sweep.maximum, direct)
+    if direct:
+        sweep.maximum = block_max(sweep.x, block_length(s.n, 0))
+    sweep.t = s.t
     while first < s.rows:
         rows = together if s.rows - first > together else s.rows - first
         for row in range(first, first + rows):
-            f = &finished[row - first]
+            f = &pending[row - first]
             for b in range(blocks):
-                e = block_exps(s, row, b, f.e, split, half) if keep else f.e
-                next = set_ahead(&ahead, s, row, b, x, half)
-                ahead.y = announced_lines(e, y_at(s, row, b, half)) if keep and not s.stream else e
-                m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, keep,
-                              split, False, half)
-                x = next
-        if keep and not split and blocks == 1 and not s.stream:
-            share_rows(s, first, rows, finished, half)
+                sweep.n = block_length(s.n, b)
+                sweep.e = block_exps(s, row, b, f.e, gathers, direct) if keep else f.e
+                block = set_next(&sweep.next, s, row, b, sweep.x, direct)
+                sweep.next.y = sweep.e
+                if direct and keep and not s.stream:
+                    sweep.next.y = lines_to_write(sweep.e, <real *> y_at(s, row, b, direct))
+                if direct:
+                    sweep.maximum = sweep_block(&sweep, f.stats + b, keep, gathers, False, False)
+                elif keep:
+                    sweep.maximum = sweep_loaded_exps(&sweep, f.stats + b)
+                else:
+                    sweep.maximum = sweep_loaded_sums(&sweep, f.stats + b)
+                sweep.x = block
+        if keep and gathers == SUM and blocks == 1 and not s.stream:
+            normalise_rows(s, first, rows, pending, direct)
         else:
-            finish_rows(s, first, rows, finished, keep, split)
+            finish_rows(s, first, rows, pending, keep, gathers)
             for row in range(rows):
-                write_row(s, first + row, &finished[row], operation, keep, split, half)
+                write_row(s, first + row, &pending[row], keep, gathers, direct)
         first += rows
 
 
-cdef inline void fused_rows(const Strip *s, real *scratch, double *stats, const bint logs,
-                            const bint half) noexcept nogil:
-    # softmax or log_softmax, as above, but while one row is exponentiated the results of an earlier one are written
+cdef inline void set_pending(PendingBlock *pending, const RowBatch *s, Py_ssize_t row, Py_ssize_t b,
+                             const PendingRow *f, real *e, const bint logs) noexcept nogil:
+    # OUT pending: block b of a row, still to be written. Before the first row, e is where the exponentials of the row
+    # under way will be.
+    cdef const BlockStats *stats = f.stats + b
+    cdef real *y = <real *> y_at(s, row, b, True)
+    if row >= 0 and logs:
+        pending.x = <const real *> x_at(s, row, b, True)
+        pending.y = y
+        pending.logs = row_logs(s, f)
+        return
+    if row >= 0 and not is_tiny(stats.factor, FACTOR_SCALE):
+        pending.x = f.e + b * BLOCK
+        pending.y = y
+        set_factor(stats.factor, stats.factor_rest, &pending.high, &pending.low)
+        return
+    pending.x = pending.y = e
+    pending.high = pending.low = v_set1(0)
+    pending.logs = logs_of(pending.high, pending.low, 1)
+    if row >= 0:
+        normalise_reals(f.e + b * BLOCK, y, block_length(s.n, b), stats.factor, stats.factor_rest, False)
+
+
+cdef inline void fused_rows(const RowBatch *s, real *scratch, BlockStats *stats, const bint logs) noexcept nogil:
+    # Softmax or log_softmax as by sweep_rows, but while one row is exponentiated the results of an earlier one are
+    # written.
     cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n) if logs else 1, row, rows, b, here = 0
-    cdef const real *x = first_block(s, half)
-    cdef const real *next
-    cdef real m = block_max(x, block_length(s.n, 0))
-    cdef real *e
-    cdef Ahead ahead
-    cdef Behind behind
-    cdef Finished finished[2 * TOGETHER_MOST]
-    cdef Finished *f
-    cdef Finished *earlier
-    for row in range(2 * together):
-        finished[row].e = scratch + row * padded(s.n)
-        finished[row].stats = stats + row * blocks * STATS
+    cdef int gathers = SUM_AND_TIES if logs else SUM
+    cdef const real *block
+    cdef Sweep sweep
+    cdef PendingRow pending[2 * TOGETHER_MOST]
+    cdef PendingRow *f
+    cdef PendingRow *earlier
+    start_rows(pending, 2 * together, s.n, scratch, stats)
+    sweep.x = s.x
+    sweep.maximum = block_max(sweep.x, block_length(s.n, 0))
+    sweep.t = s.t
     for row in range(s.rows):
-        f = &finished[here]
-        earlier = &finished[here + together if here < together else here - together]
+        f = &pending[here]
+        earlier = &pending[here + together if here < together else here - together]
         for b in range(blocks):
-            e = f.e + b * BLOCK
-            next = set_ahead(&ahead, s, row, b, x, half)
-            ahead.y = e if logs else y_at(s, row, b, half)
-            set_behind(&behind, s, row - together, b, earlier, e, logs, half)
-            m = exp_block(x, block_length(s.n, b), m, s.t, e, f.stats + STATS * b, &ahead, &behind, not logs, logs,
-                          True, half)
-            x = next
+            sweep.n = block_length(s.n, b)
+            sweep.e = f.e + b * BLOCK
+            block = set_next(&sweep.next, s, row, b, sweep.x, True)
+            sweep.next.y = sweep.e if logs else <real *> y_at(s, row, b, True)
+            set_pending(&sweep.pending, s, row - together, b, earlier, sweep.e, logs)
+            sweep.maximum = sweep_block(&sweep, f.stats + b, not logs, SUM_AND_TIES if logs else SUM, True, False)
+            sweep.x = block
         here += 1
         if here == together or here == 2 * together or row + 1 == s.rows:
             rows = here if here <= together else here - together
-            finish_rows(s, row + 1 - rows, rows, &finished[here - rows], not logs, logs)
+            finish_rows(s, row + 1 - rows, rows, &pending[here - rows], not logs, gathers)
         if here == 2 * together:
             here = 0
     for row in range(s.rows - together if s.rows > together else 0, s.rows):
-        write_row(s, row, &finished[row % (2 * together)], LOG_SOFTMAX if logs else SOFTMAX, not logs, logs, half)
+        write_row(s, row, &pending[row % (2 * together)], not logs, SUM_AND_TIES if logs else SUM, True)
 
 
-cdef inline bint lone_softmax(const real *x, real *y, Py_ssize_t n, const int times) noexcept nogil:
-    # of up to once or twice LANES elements; False if they need the far reduction
+cdef inline bint is_fused(const RowBatch *s, Py_ssize_t most_blocks) noexcept nogil:
+    return FUSED and s.n > FUSED_LEAST and blocks_of(s.n) <= most_blocks and not s.stream
+
+
+cdef void softmax_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    if is_fused(s, FEW_BLOCKS):
+        fused_rows(s, scratch, stats, False)
+    else:
+        sweep_rows(s, scratch, stats, True, SUM, True)
+
+
+cdef void softmax_halves(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    sweep_rows(s, scratch, stats, True, SUM, False)
+
+
+cdef void log_softmax_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    if is_fused(s, MANY_BLOCKS):
+        fused_rows(s, scratch, stats, True)
+    else:
+        log_rows(s, scratch, stats)
+
+
+cdef void log_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    # What is made of the logarithm of each row's sum.
+    sweep_rows(s, scratch, stats, False, SUM_AND_TIES, True)
+
+
+cdef void log_halves_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    sweep_rows(s, scratch, stats, False, SUM_AND_TIES, False)
+
+
+cdef void loss_and_gradient_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    sweep_rows(s, scratch, stats, True, SUM_AND_TIES, True)
+
+
+# ------------------------------------------------------------------------------------ one row, by itself
+
+cdef inline bint single_softmax(const real *x, real *y, Py_ssize_t n, const int times) noexcept nogil:
+    # IN x[n] to OUT y[n], up to "times" LANES elements; False if they need the far reduction: then nothing is written.
     cdef vec rows[2 * NV]
     cdef vec sums[NV]
     cdef shift_t shift
@@ -340,41 +398,11 @@ cdef inline bint lone_softmax(const real *x, real *y, Py_ssize_t n, const int ti
     quotient(1, sum, lost, &q, &rest)
     set_factor(q * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)
     for j in range(times * NV):
-        v_store_n(y + j * VL, lanes_left(n - j * VL), scaled(rows[j], h, l))
+        v_store_n(y + j * VL, lanes_left(n - j * VL), normalised(rows[j], h, l))
     return True
 
 
-cdef inline void softmax_rows(const Strip *s, real *scratch, double *stats, const bint half) noexcept nogil:
-    if FUSED and s.n > FUSED_LEAST and blocks_of(s.n) <= FEW_BLOCKS and not s.stream:
-        fused_rows(s, scratch, stats, False, half)
-    else:
-        long_rows(s, scratch, stats, SOFTMAX, True, False, half)
-
-
-cdef inline void log_rows(const Strip *s, real *scratch, double *stats, int operation, const bint half) noexcept nogil:
-    if (FUSED and operation == LOG_SOFTMAX and s.n > FUSED_LEAST and blocks_of(s.n) <= MANY_BLOCKS
-            and not s.stream):
-        fused_rows(s, scratch, stats, True, half)
-    else:
-        long_rows(s, scratch, stats, operation, False, True, half)
-
-
 # ------------------------------------------------------------------------------------------- derivatives
-
-cdef inline void row_dot(const void *g, const void *p, const void *y, Py_ssize_t n, double *total, double *lost,
-                         const int operation, const int storage) noexcept nogil:
-    cdef Py_ssize_t b
-    cdef double high, low
-    total[0] = lost[0] = 0
-    if n > BLOCK:
-        # the lines of so long a result would not wait
-        y = g
-    for b in range(blocks_of(n)):
-        block_dot(at(g, b * BLOCK, storage), at(p, b * BLOCK, storage), at(y, b * BLOCK, storage), block_length(n, b),
-                  &high, &low, operation, storage)
-        add_part(high, total, lost)
-        lost[0] += low
-
 
 cdef inline vec plain_dot(const real *g, const real *p, Py_ssize_t whole, Py_ssize_t tail) noexcept nogil:
     cdef vec sum[NV]
@@ -399,26 +427,26 @@ cdef inline dot_t short_dot(const real *g, const real *p, Py_ssize_t whole, Py_s
         else:
             sum[j] = dot_zero()
     for v in range(NV, whole):
-        sum[v % NV] = dot_term(sum[v % NV], g, p, v * VL, operation, REAL)
+        sum[v % NV] = dot_term(sum[v % NV], g + v * VL, p + v * VL, operation)
     if whole >= NV:
-        sum[whole % NV] = dot_term_n(sum[whole % NV], g, p, whole * VL, tail, operation, REAL)
+        sum[whole % NV] = dot_term_n(sum[whole % NV], g + whole * VL, p + whole * VL, tail, operation)
     return fold_dot(sum)
 
 
 cdef enum:
     AT_ONCE = 4               # rows whose dot products are taken together
-    KEPT = 4 * AT_ONCE        # vectors of each operand that are kept from the dot products to the results, at most
+    HELD = 4 * AT_ONCE        # vectors of each operand that are held from the dot products to the results, at most
 
 
-cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const Py_ssize_t width) noexcept nogil:
+cdef inline Py_ssize_t plain_rows(const RowBatch *s, const Py_ssize_t rows, const Py_ssize_t width) noexcept nogil:
     # Rows of so many vectors, so many rows at a time as long as there are as many; returns how many are done. All of
     # them are read before any is written: a load waits for a store just before it that looks as if it overlapped.
     cdef const real *g = s.x
     cdef const real *p = s.p
     cdef real *y = s.y
     cdef Py_ssize_t last = (width - 1) * VL, tail = s.n - last, row = 0, r, v, i, j
-    cdef vec a[KEPT]
-    cdef vec b[KEPT]
+    cdef vec a[HELD]
+    cdef vec b[HELD]
     cdef vec dots[2 * AT_ONCE]
     cdef vec sum[NV]
     cdef Slope slope = slope_of(s.inv_t, SOFTMAX_GRAD)
@@ -447,7 +475,7 @@ cdef inline Py_ssize_t plain_rows(const Strip *s, const Py_ssize_t rows, const P
     return row
 
 
-cdef inline Py_ssize_t plain_quads(const Strip *s) noexcept nogil:
+cdef inline Py_ssize_t plain_quads(const RowBatch *s) noexcept nogil:
     # the same of rows of a quad at most, VL at a time, one a lane
     cdef vec a[QUAD]
     cdef vec b[QUAD]
@@ -469,8 +497,8 @@ cdef inline Py_ssize_t plain_quads(const Strip *s) noexcept nogil:
     return row
 
 
-cdef inline Py_ssize_t plain_backward(const Strip *s) noexcept nogil:
-    # rows of few vectors; how many are done
+cdef inline Py_ssize_t plain_backward(const RowBatch *s) noexcept nogil:
+    # Rows of few vectors; returns how many are done.
     if s.n <= QUAD:
         return plain_quads(s)
     if s.n <= VL:
@@ -484,7 +512,7 @@ cdef inline Py_ssize_t plain_backward(const Strip *s) noexcept nogil:
     return 0
 
 
-cdef inline Py_ssize_t short_backward(const Strip *s, Py_ssize_t begin, const int operation,
+cdef inline Py_ssize_t short_backward(const RowBatch *s, Py_ssize_t begin, const int operation,
                                       const bint plain) noexcept nogil:
     # VL rows at a time, whose sums are folded together; returns how many are done before some dot product is_beyond
     cdef Py_ssize_t n = s.n, whole = (n - 1) // VL, tail = n - whole * VL, first, count, r, v, row
@@ -527,8 +555,9 @@ cdef inline Py_ssize_t short_backward(const Strip *s, Py_ssize_t begin, const in
     return s.rows
 
 
-cdef inline void lone_backward(const real *g, const real *p, real *y, Py_ssize_t n, double inv_t) noexcept nogil:
-    # as short_backward, of softmax
+cdef inline void single_softmax_backward(const real *g, const real *p, real *y, Py_ssize_t n,
+                                         double inv_t) noexcept nogil:
+    # As short_backward, of softmax: IN g[n] and p[n] to OUT y[n].
     cdef Py_ssize_t whole = (n - 1) // VL, tail = n - whole * VL, v
     cdef Slope slope = slope_of(inv_t, SOFTMAX_GRAD)
     slope.dot = v_mul(v_set1(v_hadd(plain_dot(g, p, whole, tail))), v_set1(<real> dot_scale(SOFTMAX_GRAD)))
@@ -538,92 +567,126 @@ cdef inline void lone_backward(const real *g, const real *p, real *y, Py_ssize_t
                                              &slope, SOFTMAX_GRAD))
 
 
-cdef bint lone(int operation, const void *x, const void *p, void *y, Py_ssize_t n, double temperature) noexcept nogil:
-    # a row by itself, as a small call has it
+cdef bint single_row(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
+                     double temperature) noexcept nogil:
+    # A row by itself, as a small call has it: IN x[n] and p[n] to OUT y[n]. False if it is too long: then nothing is
+    # written.
     if operation == SOFTMAX and n <= LANES and temperature == 1:
-        return lone_softmax(<const real *> x, <real *> y, n, 1)
+        return single_softmax(<const real *> x, <real *> y, n, 1)
     if operation == SOFTMAX and n <= 2 * LANES and temperature == 1:
-        return lone_softmax(<const real *> x, <real *> y, n, 2)
+        return single_softmax(<const real *> x, <real *> y, n, 2)
     if is_plain(n, operation):
-        lone_backward(<const real *> x, <const real *> p, <real *> y, n, 1 / temperature)
+        single_softmax_backward(<const real *> x, <const real *> p, <real *> y, n, 1 / temperature)
         return True
     return False
 
 
-cdef inline void backward_row(const Strip *s, Py_ssize_t row, const int operation, const int storage) noexcept nogil:
-    cdef const void *g = x_at(s, row, 0, storage != REAL)
-    cdef const void *p = p_at(s, row, 0, storage != REAL)
-    cdef void *y = y_at(s, row, 0, storage != REAL)
+cdef inline void row_dot(const RowBatch *s, Py_ssize_t row, DotFn block_dot, double *total, double *lost,
+                         const bint direct) noexcept nogil:
+    # The dot product of a row to OUT total + lost, block by block.
+    cdef Py_ssize_t b, n
+    cdef double high, low
+    cdef char *g
+    cdef char *p
+    total[0] = lost[0] = 0
+    for b in range(blocks_of(s.n)):
+        n = block_length(s.n, b)
+        g = x_at(s, row, b, direct)
+        p = p_at(s, row, b, direct)
+        # the lines of a longer result would not wait
+        if direct:
+            block_dot(<const real *> g, <const real *> p, y_at(s, row, b, direct) if s.n <= BLOCK else g, n, &high,
+                      &low)
+        else:
+            load_block(g, n, s.stage, s.storage)
+            load_block(p, n, s.stage + BLOCK, s.storage)
+            block_dot(s.stage, s.stage + BLOCK, s.stage, n, &high, &low)
+        add_part(high, total, lost)
+        lost[0] += low
+
+
+cdef inline void row_gradient(const RowBatch *s, Py_ssize_t row, GradientFn write, real dot, real rest,
+                              const bint direct) noexcept nogil:
+    # The results of a row, from what gradient_dot gives.
+    cdef Factors factors
+    cdef Py_ssize_t b, n
+    factors.dot = dot
+    factors.rest = rest
+    factors.inv_t = s.inv_t
+    if direct:
+        write(<const real *> x_at(s, row, 0, direct), <const real *> p_at(s, row, 0, direct),
+              <real *> y_at(s, row, 0, direct), s.n, &factors, s.stream)
+        return
+    for b in range(blocks_of(s.n)):
+        n = block_length(s.n, b)
+        if s.n > BLOCK:
+            load_block(x_at(s, row, b, direct), n, s.stage, s.storage)
+            load_block(p_at(s, row, b, direct), n, s.stage + BLOCK, s.storage)
+        write(s.stage, s.stage + BLOCK, s.stage, n, &factors, False)
+        store_block(s.stage, y_at(s, row, b, direct), n, s.storage)
+
+
+cdef void backward_row(const RowBatch *s, Py_ssize_t row, bint direct) noexcept nogil:
+    cdef int operation = s.operation
     cdef double total, lost
     cdef real dot, rest
-    row_dot(g, p, y, s.n, &total, &lost, operation, storage)
+    if direct:
+        row_dot(s, row, block_dots[operation], &total, &lost, True)
+    else:
+        row_dot(s, row, block_dots[operation], &total, &lost, False)
     gradient_dot(total, lost, operation, &dot, &rest)
-    if is_beyond(dot, s.n, operation) and finish_line(line_of(g, p, y, s.n, storage), s.inv_t, operation):
+    if is_beyond(dot, s.n, operation) and finish_line(
+            line_of(x_at(s, row, 0, direct), p_at(s, row, 0, direct), y_at(s, row, 0, direct), s.n, s.storage),
+            s.inv_t, operation):
         return
-    gradient_run(g, p, y, s.n, dot, rest, s.inv_t, operation, s.stream, storage)
+    if direct:
+        row_gradient(s, row, block_gradients[operation], dot, rest, True)
+    else:
+        row_gradient(s, row, block_gradients[operation], dot, rest, False)
 
 
-cdef Py_ssize_t one_by_one(const Strip *s, Py_ssize_t begin, int operation) noexcept nogil:
-    # the group where short_backward stopped; returns how many rows are done then
+cdef Py_ssize_t one_by_one(const RowBatch *s, Py_ssize_t begin) noexcept nogil:
+    # The group where short_backward stopped; returns how many rows are done then.
     cdef Py_ssize_t end = begin + VL if s.rows - begin > VL else s.rows, row
     for row in range(begin, end):
-        backward_row(s, row, operation, REAL)
+        backward_row(s, row, True)
     return end
 
 
-cdef inline void short_groups(const Strip *s, const int operation) noexcept nogil:
+cdef inline void short_groups(const RowBatch *s, const int operation) noexcept nogil:
     # Nothing is called among the rows of short_backward, which keeps its constants in registers.
     cdef Py_ssize_t row = 0
     while row < s.rows:
         row = short_backward(s, row, operation, False)
         if row < s.rows:
-            row = one_by_one(s, row, operation)
+            row = one_by_one(s, row)
 
 
-cdef inline void backward_rows(const Strip *s, const int operation, const int storage) noexcept nogil:
+cdef inline void backward_rows(const RowBatch *s, const int operation) noexcept nogil:
     cdef Py_ssize_t row
-    if storage == REAL and is_plain(s.n, operation):
+    if is_plain(s.n, operation):
         short_backward(s, plain_backward(s), operation, True)
         return
-    if storage == REAL and s.n <= SHORT and s.rows > VL // 4:
+    if s.n <= SHORT and s.rows > VL // 4:
         short_groups(s, operation)
         return
     for row in range(s.rows):
-        backward_row(s, row, operation, storage)
+        backward_row(s, row, True)
 
 
-cdef void run_strip(const Strip *s, real *scratch, double *stats, int operation) noexcept nogil:
-    if is_packed(s.n, s.rows) and not is_derivative(operation):
-        run_packed(s, scratch, operation)
-    elif operation == SOFTMAX:
-        softmax_rows(s, scratch, stats, False)
-    elif operation == CROSS_ENTROPY_GRAD:
-        long_rows(s, scratch, stats, CROSS_ENTROPY_GRAD, True, True, False)
-    elif not is_derivative(operation):
-        log_rows(s, scratch, stats, operation, False)
-    elif operation == SOFTMAX_GRAD:
-        backward_rows(s, SOFTMAX_GRAD, REAL)
-    elif operation == LOG_SOFTMAX_VJP:
-        backward_rows(s, LOG_SOFTMAX_VJP, REAL)
-    else:
-        backward_rows(s, LOG_SOFTMAX_JVP, REAL)
+cdef void softmax_backward_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    backward_rows(s, SOFTMAX_GRAD)
 
 
-cdef inline void backward_rows_16(const Strip *s, const int operation) noexcept nogil:
-    if s.storage == F16:
-        backward_rows(s, operation, F16)
-    else:
-        backward_rows(s, operation, BF16)
+cdef void log_softmax_vjp_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    backward_rows(s, LOG_SOFTMAX_VJP)
 
 
-cdef void run_strip_16(const Strip *s, real *scratch, double *stats, int operation) noexcept nogil:
-    if operation == SOFTMAX:
-        softmax_rows(s, scratch, stats, True)
-    elif not is_derivative(operation):
-        log_rows(s, scratch, stats, operation, True)
-    elif operation == SOFTMAX_GRAD:
-        backward_rows_16(s, SOFTMAX_GRAD)
-    elif operation == LOG_SOFTMAX_VJP:
-        backward_rows_16(s, LOG_SOFTMAX_VJP)
-    else:
-        backward_rows_16(s, LOG_SOFTMAX_JVP)
+cdef void log_softmax_jvp_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    backward_rows(s, LOG_SOFTMAX_JVP)
+
+
+cdef void backward_halves(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(s.rows):
+        backward_row(s, row, False)

@@ -1,4 +1,4 @@
-# From a job to strips and panels: finds the rows in memory, and stages through scratch what is not contiguous
+# From a job to row batches and panels: finds the rows in memory, and stages through scratch what is not contiguous
 # native reals (16-bit floats, integers, strides, foreign byte order, masks).
 
 cdef enum:
@@ -49,14 +49,13 @@ cdef void gather(const Job *job, const Operand *o, const char *row, Py_ssize_t f
         i += count
 
 
-cdef void exclude(const Job *job, Py_ssize_t row, real *dst, Py_ssize_t *kept, real value) noexcept nogil:
-    # The elements of dst, a row of job.n reals, that the mask excludes become "value"; kept[0] counts the others.
+cdef void exclude(const Job *job, Py_ssize_t row, real *dst, real value) noexcept nogil:
+    # The elements of INOUT dst[job.n], a row, that the mask excludes become "value".
     cdef const char *mask = batch_at(job, &job.mask, row)
     cdef Py_ssize_t i = 0, count
-    kept[0] = 0
     while i < job.n:
         count = axis_run(job, i, job.n - i)
-        mask_run(mask + axis_offset(job, &job.mask, i), axis_stride(job, &job.mask), count, dst + i, kept, 0, value)
+        exclude_run(mask + axis_offset(job, &job.mask, i), axis_stride(job, &job.mask), count, dst + i, value)
         i += count
 
 
@@ -121,7 +120,7 @@ cdef inline int storage_of(const Job *job) noexcept nogil:
     # that of 16-bit floats which are worked on where they lie, or REAL
     cdef bint half = job.x.storage == F16 or job.x.storage == BF16
     if (HALVES and half and job.n > SHORT and job.axis_ndim == 1 and job.mask.data == NULL
-            and not is_loss(job.operation) and as_it_lies(&job.x, job.x.storage)
+            and row_kernels[job.operation][<int> HALF_ROWS] != NULL and as_it_lies(&job.x, job.x.storage)
             and as_it_lies(&job.p, job.x.storage)
             and (job.operation == LOGSUMEXP or as_it_lies(&job.y, job.x.storage))):
         return job.x.storage
@@ -148,24 +147,44 @@ cdef inline real excluded_result(int operation) noexcept nogil:
 
 # ---------------------------------------------------------------------------------------- masks of rows
 
-cdef void mask_rows(const Job *job, Py_ssize_t row, Py_ssize_t rows, real *tile, real *tile_p,
-                    Py_ssize_t *kept) noexcept nogil:
-    # Logits, or incoming gradients and outputs of the forward, as if the excluded classes were not there. OUT kept:
-    # how many elements of each row stay.
-    cdef Py_ssize_t r
-    for r in range(rows):
-        exclude(job, row + r, tile + r * job.n, kept + r, excluded_input(job.operation))
-        if job.p.data != NULL:
-            exclude(job, row + r, tile_p + r * job.n, kept + r, excluded_output(job.operation))
+cdef inline bint is_contiguous(const Job *job, const Operand *o) noexcept nogil:
+    # Whether the elements of a row are native reals next to each other.
+    return job.axis_ndim == 1 and o.storage == REAL and o.axis[0] == <Py_ssize_t> sizeof(real)
 
 
-cdef void mask_results(const Job *job, Py_ssize_t row, Py_ssize_t rows, real *y, Py_ssize_t *kept) noexcept nogil:
-    # Excluded elements where the kernels wrote something else: all of a derivative's, and those of rows that are NaN or
-    # have nothing left.
+cdef inline Py_ssize_t pitch_of(const Job *job, const Operand *o) noexcept nogil:
+    # bytes from row to row of a batch
+    return o.batch[job.batch_ndim - 1] if job.batch_ndim else 0
+
+
+cdef void load_rows(const Job *job, const Operand *o, Py_ssize_t row, Py_ssize_t rows, real *dst,
+                    real excluded) noexcept nogil:
+    # Rows [row, row + rows) of an operand to OUT dst[rows * job.n], as if the excluded classes were not there.
+    cdef const char *x = batch_at(job, o, row)
+    cdef const char *mask
+    cdef Py_ssize_t r
+    if job.mask.data == NULL:
+        gather_rows(job, o, x, rows, dst)
+        return
+    mask = batch_at(job, &job.mask, row)
+    if is_contiguous(job, o) and job.mask.axis[0] == 1:
+        for r in range(rows):
+            load_where(<const real *> x, mask, job.n, dst + r * job.n, excluded)
+            x += pitch_of(job, o)
+            mask += pitch_of(job, &job.mask)
+        return
+    gather_rows(job, o, x, rows, dst)
+    for r in range(rows):
+        exclude(job, row + r, dst + r * job.n, excluded)
+
+
+cdef void mask_results(const Job *job, Py_ssize_t row, Py_ssize_t rows, real *y, Py_ssize_t pitch) noexcept nogil:
+    # The excluded elements of INOUT y, "pitch" reals from row to row, where the kernels wrote something else: all of a
+    # derivative's, and those of rows that are NaN, as a row without a class is.
     cdef Py_ssize_t r
     for r in range(rows):
-        if is_derivative(job.operation) or kept[r] == 0 or y[r * job.n] != y[r * job.n]:
-            exclude(job, row + r, y + r * job.n, kept + r, excluded_result(job.operation))
+        if is_derivative(job.operation) or y[r * pitch] != y[r * pitch]:
+            exclude(job, row + r, y + r * pitch, excluded_result(job.operation))
 
 
 # ------------------------------------------------------------------------------------------------- rows
@@ -176,7 +195,7 @@ cdef inline Py_ssize_t stage_rows(const Job *job) noexcept nogil:
 
 
 cdef inline Py_ssize_t exp_reals(const Job *job) noexcept nogil:
-    # what run_strip works in
+    # what run_batch works in
     cdef Py_ssize_t n = job.n
     return in_flight(n, job.rows) * padded(n) if n > SHORT else groups_of(n) * VL * padded(n)
 
@@ -198,15 +217,21 @@ cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
     return (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64 + reals * <Py_ssize_t> sizeof(real)
 
 
+cdef inline bint is_stored_directly(const Job *job, const char *y) noexcept nogil:
+    # Whether the results of a batch of staged rows, the first of them at y, need no scratch of their own.
+    return (y != NULL and is_contiguous(job, &job.y) and job.operation != LOGSUMEXP and not is_loss(job.operation)
+            and not is_rescaled(job) and (<uintptr_t> y | <uintptr_t> pitch_of(job, &job.y)) % sizeof(real) == 0)
+
+
 cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
     cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1
     cdef Py_ssize_t last = job.batch_ndim - 1, n = job.n, limit, row = begin, r, kept_bytes
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real) if storage_of(job) == REAL else 2
-    cdef bint loss = is_loss(job.operation)
+    cdef bint loss = is_loss(job.operation), in_place = False
     cdef Py_ssize_t losses = loss_doubles(loss_room(job)) if loss else 0
-    cdef Strip s
-    cdef double *stats = <double *> scratch
-    cdef double *per_row = stats + in_flight(n, job.rows) * blocks_of(n) * STATS
+    cdef RowBatch s
+    cdef BlockStats *stats = <BlockStats *> scratch
+    cdef double *per_row = <double *> (stats + in_flight(n, job.rows) * blocks_of(n))
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + losses)
     cdef uint64_t *keys = <uint64_t *> (kept + LOSS_CHUNK)
     cdef Py_ssize_t doubles = (in_flight(n, job.rows) * blocks_of(n) * STATS + losses
@@ -217,12 +242,13 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
     cdef real *tile_p = tile + stage_rows(job) * n + LANES
     cdef char *x
     cdef char *y
-    memset(&s, 0, sizeof(Strip))
+    memset(&s, 0, sizeof(RowBatch))
     s.n = n
     s.t = inner_temperature(job)
     s.inv_t = 1 / s.t
     s.storage = storage_of(job)
-    s.kept = tile
+    s.stage = tile
+    s.operation = job.operation
     s.stream = job.stream and s.storage == REAL
     limit = end - begin if job.direct or s.storage != REAL else stage_rows(job)
     if s.storage != REAL and job.operation == LOGSUMEXP and limit > LOSS_CHUNK:
@@ -253,28 +279,30 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
                 s.y = <real *> kept
                 s.y_pitch = 1
         else:
-            gather_rows(job, &job.x, x, s.rows, tile)
+            load_rows(job, &job.x, row, s.rows, tile, excluded_input(job.operation))
             s.x = s.y = tile
             s.x_pitch = s.p_pitch = n
             s.y_pitch = 1 if job.operation == LOGSUMEXP else n
+            in_place = is_stored_directly(job, y)
+            if in_place:
+                s.y = <real *> y
+                s.y_pitch = pitch_of(job, &job.y) // size
             if job.p.data != NULL:
-                gather_rows(job, &job.p, batch_at(job, &job.p, row), s.rows, tile_p)
+                load_rows(job, &job.p, row, s.rows, tile_p, excluded_output(job.operation))
                 s.p = tile_p
             if job.exact:
                 for r in range(s.rows):
                     shift_exactly(job, row + r, tile + r * n, keys + r)
-            if job.mask.data != NULL:
-                mask_rows(job, row, s.rows, tile, tile_p, kept)
+                    if job.mask.data != NULL:
+                        exclude(job, row + r, tile + r * n, excluded_input(job.operation))
             if job.operation == LOGSUMEXP:
                 s.y = tile_p
             if is_rescaled(job):
                 rescale(job, tile, s.rows, n, 1, kept + LOSS_CHUNK)
         if loss:
             loss_rows(job, &s, row, e, stats, per_row, spare)
-        elif HALVES and s.storage != REAL:
-            run_strip_16(&s, e, stats, job.operation)
         else:
-            run_strip(&s, e, stats, job.operation)
+            run_batch(&s, e, stats)
         if is_rescaled(job):
             scale_back(job, tile, s.rows, n, 1, kept + LOSS_CHUNK)
         if not job.direct and job.y.data != NULL:
@@ -285,8 +313,9 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
                 store_run(job.y.storage, y, job.y.batch[last] if job.batch_ndim else 0, s.rows, s.y)
             elif s.storage == REAL:
                 if job.mask.data != NULL:
-                    mask_results(job, row, s.rows, s.y, kept)
-                scatter_rows(job, &job.y, y, s.rows, s.y)
+                    mask_results(job, row, s.rows, s.y, s.y_pitch)
+                if not in_place:
+                    scatter_rows(job, &job.y, y, s.rows, s.y)
         row += s.rows
     if job.stream:
         stream_fence()
@@ -312,14 +341,13 @@ cdef void gather_panel(const Operand *o, const char *base, Py_ssize_t n, Py_ssiz
         load_run(o.storage, base + i * o.axis[0], stride, width, dst + i * step)
 
 
-cdef void exclude_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *dst, Py_ssize_t step, Py_ssize_t *kept,
+cdef void exclude_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *dst, Py_ssize_t step,
                         real value) noexcept nogil:
-    # as "exclude", of columns whose rows lie "step" reals apart; kept has a count a column
+    # As "exclude", of columns whose rows lie "step" reals from each other.
     cdef const char *mask = batch_at(job, &job.mask, row)
     cdef Py_ssize_t i
-    memset(kept, 0, width * sizeof(Py_ssize_t))
     for i in range(job.n):
-        mask_run(mask + i * job.mask.axis[0], job.mask.batch[job.batch_ndim - 1], width, dst + i * step, kept, 1, value)
+        exclude_run(mask + i * job.mask.axis[0], job.mask.batch[job.batch_ndim - 1], width, dst + i * step, value)
 
 
 cdef void shift_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *dst, Py_ssize_t step,
@@ -336,23 +364,23 @@ cdef void shift_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *ds
         subtract_keys(job.x.storage, x + i * job.x.axis[0], job.x.batch[last], width, keys, 1, dst + i * step)
 
 
-cdef void mask_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *tile, real *tile_p, Py_ssize_t step,
-                     Py_ssize_t *kept) noexcept nogil:
-    # as "mask_rows", of columns
-    exclude_panel(job, row, width, tile, step, kept, excluded_input(job.operation))
+cdef void mask_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *tile, real *tile_p,
+                     Py_ssize_t step) noexcept nogil:
+    # Logits, or incoming gradients and outputs of the forward, as if the excluded classes were not there.
+    exclude_panel(job, row, width, tile, step, excluded_input(job.operation))
     if job.p.data != NULL:
-        exclude_panel(job, row, width, tile_p, step, kept, excluded_output(job.operation))
+        exclude_panel(job, row, width, tile_p, step, excluded_output(job.operation))
 
 
-cdef void mask_panel_results(const Job *job, Py_ssize_t row, Py_ssize_t width, real *y, Py_ssize_t step,
-                             Py_ssize_t *kept) noexcept nogil:
-    # as "mask_results", of columns
+cdef void mask_panel_results(const Job *job, Py_ssize_t row, Py_ssize_t width, real *y,
+                             Py_ssize_t step) noexcept nogil:
+    # As "mask_results", of columns.
     cdef Py_ssize_t c
     cdef bint some = is_derivative(job.operation)
     for c in range(width):
-        some = some or kept[c] == 0 or y[c] != y[c]
+        some = some or y[c] != y[c]
     if some:
-        exclude_panel(job, row, width, y, step, kept, excluded_result(job.operation))
+        exclude_panel(job, row, width, y, step, excluded_result(job.operation))
 
 
 cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
@@ -402,7 +430,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
             if job.exact:
                 shift_panel(job, row, s.width, tile, across, keys)
             if job.mask.data != NULL:
-                mask_panel(job, row, s.width, tile, tile_p, across, kept)
+                mask_panel(job, row, s.width, tile, tile_p, across)
             if job.operation == LOGSUMEXP:
                 s.y = tile_p
                 s.y_step = 1
@@ -421,7 +449,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
                 store_run(job.y.storage, y, job.y.batch[last], s.width, s.y)
                 continue
             if job.mask.data != NULL:
-                mask_panel_results(job, row, s.width, s.y, across, kept)
+                mask_panel_results(job, row, s.width, s.y, across)
             for i in range(n):
                 store_run(job.y.storage, y + i * job.y.axis[0], job.y.batch[last], s.width, s.y + i * across)
     if s.stream:
@@ -431,7 +459,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
 cdef void run(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
     # as Python's small calls, before they have a job
     if (job.rows == 1 and job.walk == ROWS and job.direct
-            and lone(job.operation, job.x.data, job.p.data, job.y.data, job.n, job.temperature)):
+            and single_row(job.operation, job.x.data, job.p.data, job.y.data, job.n, job.temperature)):
         return
     if job.walk == ROWS:
         run_rows(job, begin, end, scratch)
@@ -453,66 +481,68 @@ cdef inline const real *block_of(const Job *job, const Operand *o, const char *r
     return stage
 
 
-cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
-                  char *scratch) noexcept nogil:
-    cdef char *x = batch_at(job, &job.x, row)
-    cdef char *p = batch_at(job, &job.p, row) if job.p.data != NULL else NULL
-    cdef real *stage = <real *> scratch
-    cdef const real *block
-    cdef double t = job.temperature
-    cdef real *e
-    cdef real m = 0
-    cdef Py_ssize_t b, n
-    cdef bint known = False
-    cdef Ahead ahead
-    cdef Behind behind
-    cdef char *y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
-    ahead.y = stage
-    for b in range(begin, end):
-        n = block_length(job.n, b)
-        block = block_of(job, &job.x, x, b, n, stage)
-        if p != NULL:
-            block_dot_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), n, stats + STATS * b)
-            continue
-        if not known:
-            m = block_max(block, n)
-        known = block_ahead(job, block, b, end, &ahead)
-        if in_place_exps(job, n):
-            e = <real *> y + b * BLOCK
-            ahead.y = announced_lines(e, e)
-            m = exp_block(block, n, m, t, e, stats + STATS * b, &ahead, &behind, True, False, False, False)
-        elif job.operation == SOFTMAX:
-            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, False, False, False)
-        else:
-            m = exp_block(block, n, m, t, stage, stats + STATS * b, &ahead, &behind, False, True, False, False)
-
-
 cdef inline bint in_place_exps(const Job *job, Py_ssize_t n) noexcept nogil:
+    # Whether the exponentials of a block of n wait in the result.
     return job.operation == SOFTMAX and job.direct and may_wait(n, job.stream)
 
 
-cdef inline bint block_ahead(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end,
-                             Ahead *ahead) noexcept nogil:
-    # the block after b, where it lies ready in memory; whether there is one
+cdef inline bint next_of_split(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end,
+                               NextBlock *next) noexcept nogil:
+    # OUT next: the block after b, where it lies ready in memory; whether there is one.
     cdef bint ready = job.direct and b + 1 < end
-    ahead.storage = REAL
-    ahead.known = False
-    ahead.x = block + BLOCK if ready else block
-    ahead.n = block_length(job.n, b + 1 if ready else b)
+    next.known = False
+    next.x = block + BLOCK if ready else block
+    next.n = block_length(job.n, b + 1 if ready else b)
     return ready
 
 
-cdef void block_dot_of(int operation, const real *g, const real *p, Py_ssize_t n, double *stats) noexcept nogil:
-    if operation == SOFTMAX_GRAD:
-        block_dot(g, p, g, n, stats, stats + 1, SOFTMAX_GRAD, REAL)
-    elif operation == LOG_SOFTMAX_VJP:
-        block_dot(g, p, g, n, stats, stats + 1, LOG_SOFTMAX_VJP, REAL)
-    else:
-        block_dot(g, p, g, n, stats, stats + 1, LOG_SOFTMAX_JVP, REAL)
+cdef void measure_dots(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, BlockStats *stats,
+                       real *stage) noexcept nogil:
+    # As measure, of a derivative. Scratch: stage[2 BLOCK].
+    cdef char *x = batch_at(job, &job.x, row)
+    cdef char *p = batch_at(job, &job.p, row)
+    cdef const real *g
+    cdef Py_ssize_t b, n
+    for b in range(begin, end):
+        n = block_length(job.n, b)
+        g = block_of(job, &job.x, x, b, n, stage)
+        block_dots[job.operation](g, block_of(job, &job.p, p, b, n, stage + BLOCK), g, n, &stats[b].sum,
+                                  &stats[b].sum_rest)
+
+
+cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *blocks,
+                  char *scratch) noexcept nogil:
+    # OUT blocks: the BlockStats of blocks [begin, end) of a row. Scratch: blocks_scratch.
+    cdef BlockStats *stats = <BlockStats *> blocks
+    cdef char *x = batch_at(job, &job.x, row)
+    cdef char *y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
+    cdef real *stage = <real *> scratch
+    cdef Py_ssize_t b
+    cdef bint known = False
+    cdef real m = 0
+    cdef Sweep sweep
+    if job.p.data != NULL:
+        measure_dots(job, row, begin, end, stats, stage)
+        return
+    sweep.t = job.temperature
+    for b in range(begin, end):
+        sweep.n = block_length(job.n, b)
+        sweep.x = block_of(job, &job.x, x, b, sweep.n, stage)
+        sweep.maximum = m if known else block_max(sweep.x, sweep.n)
+        sweep.e = stage
+        sweep.next.y = stage
+        if in_place_exps(job, sweep.n):
+            sweep.e = <real *> y + b * BLOCK
+            sweep.next.y = lines_to_write(sweep.e, sweep.e)
+        known = next_of_split(job, sweep.x, b, end, &sweep.next)
+        if job.operation == SOFTMAX:
+            m = sweep_exps(&sweep, stats + b)
+        else:
+            m = sweep_sums(&sweep, stats + b)
 
 
 cdef bint big_dot(const Job *job, Py_ssize_t row, BigDot *dot) noexcept nogil:
-    # as finish_line, of a row that blocks write
+    # As finish_line, of a row that blocks write.
     cdef const char *x = batch_at(job, &job.x, row)
     cdef const char *p = batch_at(job, &job.p, row)
     cdef real g[VL]
@@ -526,106 +556,135 @@ cdef bint big_dot(const Job *job, Py_ssize_t row, BigDot *dot) noexcept nogil:
         add_terms(dot, g, probabilities, n, job.operation)
         if not fabs(dot.high) < INFINITY:
             return False
-    return settle_dot(dot, job.operation)
+    return finish_dot(dot, job.operation)
 
 
-cdef void join_dots(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
-    # OUT stats: what gradient_dot gives, and 0; or a BigDot, and 1
+cdef void join_dots(const Job *job, Py_ssize_t row, BlockStats *stats) noexcept nogil:
+    # IN stats: one a block. OUT sum and sum_rest of the first: what gradient_dot gives, and a factor of 1; or a BigDot,
+    # and the factor its gradients were multiplied by.
     cdef double total = 0, lost = 0
     cdef Py_ssize_t b
     cdef real dot, rest
     cdef BigDot big
     for b in range(blocks_of(job.n)):
-        add_part(stats[STATS * b], &total, &lost)
-        lost += stats[STATS * b + 1]
+        add_part(stats[b].sum, &total, &lost)
+        lost += stats[b].sum_rest
     gradient_dot(total, lost, job.operation, &dot, &rest)
-    stats[0] = dot
-    stats[1] = rest
-    stats[2] = is_beyond(dot, job.n, job.operation) and big_dot(job, row, &big)
-    if stats[2]:
-        stats[0] = big.high
-        stats[1] = big.low
+    stats.sum = dot
+    stats.sum_rest = rest
+    stats.factor = 1
+    if is_beyond(dot, job.n, job.operation) and big_dot(job, row, &big):
+        stats.sum = big.high
+        stats.sum_rest = big.low
+        stats.factor = ldexp(1, -LESS)
 
 
-cdef void finish(const Job *job, Py_ssize_t row, double *stats) noexcept nogil:
-    cdef Py_ssize_t blocks = blocks_of(job.n)
+cdef void finish(const Job *job, Py_ssize_t row, double *blocks) noexcept nogil:
+    # INOUT blocks: the BlockStats of all blocks of a row. For softmax each gets its factor; else the first gets what
+    # all results of the row are made with.
+    cdef BlockStats *stats = <BlockStats *> blocks
+    cdef Py_ssize_t count = blocks_of(job.n)
     cdef double m = 0, log_sum = 0, log_rest = 0
     cdef real value
     if job.operation == SOFTMAX:
-        join_softmax(stats, blocks, job.temperature, 1)
+        join_softmax(stats, count, job.temperature, 1)
     elif job.p.data != NULL:
         join_dots(job, row, stats)
     else:
-        join_log(stats, blocks, job.temperature, &m, &log_sum, &log_rest)
-        stats[0] = m
-        stats[1] = log_sum
-        stats[2] = log_rest
+        join_log(stats, count, job.temperature, &m, &log_sum, &log_rest)
+        stats.maximum = m
+        stats.sum = log_sum
+        stats.sum_rest = log_rest
         if job.operation == LOGSUMEXP:
             value = whole_log(m, log_sum, log_rest)
             store_run(job.y.storage, batch_at(job, &job.y, row), 0, 1, &value)
 
 
-cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
-                char *scratch) noexcept nogil:
+cdef void write_gradients(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, const BlockStats *stats,
+                          real *stage) noexcept nogil:
+    # As write, of a derivative. Scratch: stage[3 BLOCK].
     cdef char *x = batch_at(job, &job.x, row)
-    cdef char *p = batch_at(job, &job.p, row) if job.p.data != NULL else NULL
+    cdef char *p = batch_at(job, &job.p, row)
+    cdef char *y = batch_at(job, &job.y, row)
+    cdef const real *g
+    cdef const real *probabilities
+    cdef real *target
+    cdef Factors factors
+    cdef Line line
+    cdef BigDot big
+    cdef Py_ssize_t b, n
+    factors.dot = <real> stats.sum
+    factors.rest = <real> stats.sum_rest
+    factors.inv_t = 1 / job.temperature
+    big.high = stats.sum
+    big.low = stats.sum_rest
+    for b in range(begin, end):
+        n = block_length(job.n, b)
+        g = block_of(job, &job.x, x, b, n, stage)
+        probabilities = block_of(job, &job.p, p, b, n, stage + BLOCK)
+        target = <real *> y + b * BLOCK if job.direct else stage + 2 * BLOCK
+        if stats.factor == 1:
+            block_gradients[job.operation](g, probabilities, target, n, &factors, job.stream)
+        else:
+            line = line_of(g, probabilities, target, n, REAL)
+            write_line(&line, &big, factors.inv_t, job.operation)
+        if not job.direct:
+            scatter(job, &job.y, y, b * BLOCK, n, target)
+
+
+cdef void write_exponentials(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end, const BlockStats *stats,
+                             real *e, real *target) noexcept nogil:
+    # Softmax of block b of a row, IN block, to OUT target. Scratch: e[BLOCK].
+    cdef Py_ssize_t n = block_length(job.n, b)
+    cdef BlockStats unused
+    cdef Sweep sweep
+    if in_place_exps(job, n):
+        e = target
+    else:
+        next_of_split(job, block, b, end, &sweep.next)
+        sweep.next.y = e if job.stream else target
+        sweep.x = block
+        sweep.n = n
+        sweep.e = e
+        sweep.maximum = <real> stats[b].maximum
+        sweep.t = job.temperature
+        sweep_exps(&sweep, &unused)
+    normalise_reals(e, target, n, stats[b].factor, stats[b].factor_rest, job.stream)
+
+
+cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *blocks,
+                char *scratch) noexcept nogil:
+    # The results of blocks [begin, end) of a row, from IN blocks, its BlockStats, as finish left them. Scratch:
+    # blocks_scratch.
+    cdef const BlockStats *stats = <const BlockStats *> blocks
+    cdef char *x = batch_at(job, &job.x, row)
     cdef char *y
     cdef real *stage = <real *> scratch
-    cdef real *e = stage + 2 * BLOCK
     cdef real *target
-    cdef double t = job.temperature
     cdef real high, low
     cdef const real *block
-    cdef double unused[STATS]
+    cdef Logs logs
     cdef Py_ssize_t b, n
-    cdef Ahead ahead
-    cdef Behind behind
     if job.operation == LOGSUMEXP:
         return
     y = batch_at(job, &job.y, row)
-    for b in range(begin, end):
-        n = block_length(job.n, b)
-        block = block_of(job, &job.x, x, b, n, stage)
-        target = <real *> y + b * BLOCK if job.direct else e
-        if p != NULL:
-            gradient_run_of(job.operation, block, block_of(job, &job.p, p, b, n, stage + BLOCK), target, n,
-                            stats, 1 / job.temperature, job.stream)
-        elif in_place_exps(job, n):
-            scale_run(target, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
-        elif job.operation == SOFTMAX:
-            block_ahead(job, block, b, end, &ahead)
-            ahead.y = e if job.stream else target
-            exp_block(block, n, <real> stats[STATS * b], t, e, unused, &ahead, &behind, True, False, False, False)
-            if job.stream:
-                stream_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4])
+    if job.p.data != NULL:
+        write_gradients(job, row, begin, end, stats, stage)
+    else:
+        split_log(stats.maximum, stats.sum, stats.sum_rest, 1 / job.temperature, &high, &low)
+        logs = logs_of(v_set1(high), v_set1(low), 1 / job.temperature)
+        for b in range(begin, end):
+            n = block_length(job.n, b)
+            block = block_of(job, &job.x, x, b, n, stage)
+            target = <real *> y + b * BLOCK if job.direct else stage + 2 * BLOCK
+            if job.operation == SOFTMAX:
+                write_exponentials(job, block, b, end, stats, stage + 2 * BLOCK, target)
             else:
-                scale_run(e, target, n, stats[STATS * b + 3], stats[STATS * b + 4], REAL)
-        else:
-            split_log(stats[0], stats[1], stats[2], 1 / job.temperature, &high, &low)
-            log_run(block, target, n, high, low, 1 / job.temperature, job.stream, REAL)
-        if not job.direct:
-            scatter(job, &job.y, y, b * BLOCK, n, e)
+                log_reals(block, target, n, &logs, job.stream)
+            if not job.direct:
+                scatter(job, &job.y, y, b * BLOCK, n, target)
     if job.stream:
         stream_fence()
-
-
-cdef void gradient_run_of(int operation, const real *g, const real *p, real *y, Py_ssize_t n, const double *stats,
-                          double inv_t, bint stream) noexcept nogil:
-    # of a block of a row, from what join_dots left
-    cdef real dot = <real> stats[0], rest = <real> stats[1]
-    cdef BigDot big
-    cdef Line line
-    if stats[2]:
-        big.high = stats[0]
-        big.low = stats[1]
-        line = line_of(g, p, y, n, REAL)
-        write_line(&line, &big, inv_t, operation)
-    elif operation == SOFTMAX_GRAD:
-        gradient_run(g, p, y, n, dot, rest, inv_t, SOFTMAX_GRAD, stream, REAL)
-    elif operation == LOG_SOFTMAX_VJP:
-        gradient_run(g, p, y, n, dot, rest, inv_t, LOG_SOFTMAX_VJP, stream, REAL)
-    else:
-        gradient_run(g, p, y, n, dot, rest, inv_t, LOG_SOFTMAX_JVP, stream, REAL)
 
 
 # -------------------------------------------------------------------------------------- what a level offers
@@ -634,7 +693,7 @@ cdef Kernels kernels
 kernels.lanes = VL
 kernels.block = BLOCK
 kernels.run = run
-kernels.lone = lone
+kernels.lone = single_row
 kernels.scratch_bytes = scratch_bytes
 kernels.measure = measure
 kernels.finish = finish

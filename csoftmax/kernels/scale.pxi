@@ -89,7 +89,7 @@ cdef void scale_back(const Job *job, real *y, Py_ssize_t rows, Py_ssize_t pitch,
 
 cdef enum:
     INFINITE = 1000000        # exponent of what is infinite
-    ROOM = 24                 # so many binary digits are left for the sum of a row's shares
+    ROOM = 24                 # so many binary digits are left for the sum of a row's targets
     MOST_COEFFICIENT = 800    # exponents of what an upstream gradient may be to the kernels, which multiply it by
     MOST_FLOAT = 90           # FACTOR_SCALE: of doubles, of floats, ...
     LEAST_COEFFICIENT = -800  # ... and at the least
@@ -118,12 +118,12 @@ cdef double scaled_product(double a, double b, int64_t exponent) noexcept nogil:
     return power_times(a, exponent)
 
 
-cdef double share_times(const Job *job, const real *probabilities, Py_ssize_t c, double factor,
+cdef double target_weight_times(const Job *job, const real *probabilities, Py_ssize_t c, double factor,
                         int64_t exponent) noexcept nogil:
-    # target_share times factor 2^exponent, whatever the share itself would be
-    cdef double share = significand(unweighted_share(job, probabilities, c), &exponent)
-    share *= significand(class_weight(job, c), &exponent)
-    return power_times(share * factor, exponent)
+    # target_weight times factor 2^exponent, whatever that itself would be
+    cdef double target = significand(unweighted_target(job, probabilities, c), &exponent)
+    target *= significand(class_weight(job, c), &exponent)
+    return power_times(target * factor, exponent)
 
 
 cdef inline bint is_ordinary(double a) noexcept nogil:
@@ -143,28 +143,28 @@ cdef bint all_ordinary(const Job *job, const Losses *l) noexcept nogil:
     # of the losses' rows: no power of two needs to be taken out
     cdef bint ordinary = scale_is_ordinary(job)
     cdef Py_ssize_t i
-    if job.loss.weight == NULL and not shared_out(job) and job.upstream.data == NULL:
+    if job.loss.weight == NULL and not is_spread(job) and job.upstream.data == NULL:
         return ordinary
     for i in range(l.rows):
         ordinary &= row_is_ordinary(l, i)
     return ordinary
 
 
-cdef int64_t largest_share(const Job *job, const real *probabilities) noexcept nogil:
+cdef int64_t largest_target(const Job *job, const real *probabilities) noexcept nogil:
     # the largest exponent of a finite part of q
     cdef int64_t largest = -INFINITE, exponent
     cdef double product
     cdef Py_ssize_t c
     for c in range(job.n):
         exponent = 0
-        product = significand(unweighted_share(job, probabilities, c), &exponent)
+        product = significand(unweighted_target(job, probabilities, c), &exponent)
         product *= significand(class_weight(job, c), &exponent)
         if 0 < fabs(product) < INFINITY and exponent > largest:
             largest = exponent
     return largest
 
 
-cdef void scale_shares(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l,
+cdef void scale_targets(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l,
                        real *probabilities) noexcept nogil:
     # powers of two out of weight, whole and dot of one of the losses' rows
     cdef double own = 1 - job.loss.smoothing, weight
@@ -173,9 +173,9 @@ cdef void scale_shares(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losse
         weight = own * significand(class_weight(job, l.target[i]), &exponent)
         if 0 < fabs(weight) < INFINITY:
             largest = exponent
-    if shared_out(job):
+    if is_spread(job):
         gather_target(job, row + i, probabilities)
-        exponent = largest_share(job, probabilities)
+        exponent = largest_target(job, probabilities)
         largest = (exponent if exponent > largest else largest) + ROOM
     # all are 0, or not finite
     exponent = largest if largest > -INFINITE + ROOM else 0
@@ -183,8 +183,8 @@ cdef void scale_shares(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losse
     if job.loss.indices:
         l.whole[i] = scaled_product(own, class_weight(job, l.target[i]), -exponent)
     l.weight[i] = l.whole[i]
-    if shared_out(job):
-        share_out(job, l.x + i * l.x_pitch, l.x_step, probabilities, &exponent, l.whole + i, l.dot + i)
+    if is_spread(job):
+        spread_target(job, l.x + i * l.x_pitch, l.x_step, probabilities, &exponent, l.whole + i, l.dot + i)
     l.loss_exponent[i] = exponent
 
 
@@ -195,7 +195,7 @@ cdef void scale_upstream(const Job *job, Py_ssize_t row, Py_ssize_t i, const Los
     cdef double upstream = significand(job.loss.scale, &exponent)
     if job.upstream.data != NULL:
         upstream *= significand((<const double *> batch_at(job, &job.upstream, row + i))[0], &exponent)
-    if l.whole[i] == 0 and not shared_out(job) and not isnan(upstream):
+    if l.whole[i] == 0 and not is_spread(job) and not isnan(upstream):
         # of weight 0, which counts for nothing: infinity times 0 is 0
         upstream = 0
     if fabs(upstream) == INFINITY:
@@ -217,7 +217,7 @@ cdef void scale_loss(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses 
     if job.loss.indices and l.target[i] < 0:
         l.upstream[i] = 0
         return
-    scale_shares(job, row, i, l, probabilities)
+    scale_targets(job, row, i, l, probabilities)
     scale_upstream(job, row, i, l)
 
 

@@ -292,3 +292,40 @@ def test_reduced_out_may_overlap_the_mask(rng):
     mask[:, ::3] = True
     want = csoftmax.logsumexp(x, where=mask.copy())
     assert np.array_equal(csoftmax.logsumexp(x, where=mask, out=out), want)
+
+
+@pytest.mark.parametrize("function", [csoftmax.softmax, csoftmax.log_softmax])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_have_the_same_bits_wherever_they_are_stored(function, dtype, rng):
+    """In place, in rows that lie apart, at addresses that are no multiple of an element; with excluded rows among them."""
+    for n in 1, 5, 37, 64, 65, 1000, 5000:
+        x = (rng.standard_normal((9, n)) * 3).astype(dtype)
+        x[3, n // 2] = np.nan
+        mask = rng.random((9, n)) < 0.6
+        mask[5] = False
+        want = function(x, where=mask)
+        wide = np.full((9, n + 3), 7, dtype)
+        assert np.array_equal(function(x, where=mask, out=wide[:, 1:-2]), want, equal_nan=True)
+        assert (wide[:, [0, -2, -1]] == 7).all()
+        odd = np.zeros(want.nbytes + 1, np.uint8)[1:].view(dtype).reshape(9, n)
+        assert np.array_equal(function(x, where=mask, out=odd), want, equal_nan=True)
+        assert np.array_equal(function(x, where=mask, out=x), want, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_broadcast_masks_have_the_bits_of_whole_ones(dtype, rng):
+    for n in 6, 70, 2000:
+        x = rng.standard_normal((30, n)).astype(dtype)
+        for mask in (rng.random(n) < 0.5, rng.random((30, 1)) < 0.5, (rng.random((n, 30)) < 0.5).T):
+            whole = np.array(np.broadcast_to(mask, x.shape))
+            for function in csoftmax.softmax, csoftmax.log_softmax, csoftmax.logsumexp:
+                assert np.array_equal(function(x, where=mask), function(x, where=whole), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_every_byte_but_0_includes(dtype, rng):
+    for shape, axis in (((20, 300), -1), ((20, 5), -1), ((20, 300), 0)):
+        x = rng.standard_normal(shape).astype(dtype)
+        byte = rng.choice(np.array([0, 1, 2, 128, 255], np.uint8), shape)
+        got = csoftmax.softmax(x, axis, where=byte.view(bool))
+        assert np.array_equal(got, csoftmax.softmax(x, axis, where=byte != 0))

@@ -327,32 +327,6 @@ CSM_ONCE static void csm_store_run(int storage, char *p, ptrdiff_t stride, ptrdi
 #undef CSM_STORE
 }
 
-/* Replaces by "out" the elements of dst that the mask excludes; adds 1 to kept[i * kept_step] for each that stays.
- * dst has n elements; kept has one, or n where kept_step is 1. */
-static void csm_mask_run(const char *mask, ptrdiff_t stride, ptrdiff_t n, csm_real *dst, ptrdiff_t *kept,
-                         ptrdiff_t kept_step, csm_real out) {
-    if (kept_step) {
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const int on = mask[i * stride] != 0;
-            dst[i] = on ? dst[i] : out;
-            kept[i * kept_step] += on;
-        }
-    } else if (stride == 1) {
-        ptrdiff_t count = 0;
-        for (ptrdiff_t i = 0; i < n; i++) {
-            dst[i] = mask[i] ? dst[i] : out;
-            count += mask[i] != 0;
-        }
-        *kept += count;
-    } else {
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const int on = mask[i * stride] != 0;
-            dst[i] = on ? dst[i] : out;
-            *kept += on;
-        }
-    }
-}
-
 /* ------------------------------------------------------------------- integers that a double does not hold
  * Differences of 64-bit integers are taken before they are rounded to a double. A key is an integer moved so that
  * signed and unsigned ones have one order and differences modulo 2^64: key(a) - key(b) = a - b. */

@@ -76,6 +76,7 @@ enum { FUSED = 0 };
 #define v_and_eq CSM_T(and_eq)
 #define v_sum_apart CSM_T(sum_apart)
 #define v_select_lt CSM_T(select_lt)
+#define v_select_bytes CSM_T(select_bytes)
 #define v_hadd CSM_T(hadd)
 #define v_hmax CSM_T(hmax)
 #define v_all_below CSM_T(all_below)

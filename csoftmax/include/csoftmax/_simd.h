@@ -213,6 +213,47 @@ CSM_APART(f32, float, ps)
 CSM_APART(f64, double, pd)
 #endif
 
+/* select_bytes(on, yes, no) has the lanes of yes where a byte of on[VL] is not 0, else those of no. */
+#if defined(CSM_AVX512)
+CSM_INLINE v_f32 select_bytes_f32(const char *on, v_f32 yes, v_f32 no) {
+    const __m128i b = _mm_loadu_si128((const __m128i *)on);
+    return _mm512_mask_mov_ps(no, _mm_test_epi8_mask(b, b), yes);
+}
+CSM_INLINE v_f64 select_bytes_f64(const char *on, v_f64 yes, v_f64 no) {
+    const __m128i b = _mm_loadl_epi64((const __m128i *)on);
+    return _mm512_mask_mov_pd(no, (__mmask8)_mm_test_epi8_mask(b, b), yes);
+}
+#else
+/* k bytes, each all ones where it was 0 */
+CSM_INLINE __m128i csm_zero_bytes(const char *on, const size_t k) {
+    __m128i b = _mm_setzero_si128();
+    memcpy(&b, on, k);
+    return _mm_cmpeq_epi8(b, _mm_setzero_si128());
+}
+#if defined(CSM_AVX2)
+CSM_INLINE v_f32 select_bytes_f32(const char *on, v_f32 yes, v_f32 no) {
+    return _mm256_blendv_ps(yes, no, _mm256_castsi256_ps(_mm256_cvtepi8_epi32(csm_zero_bytes(on, 8))));
+}
+CSM_INLINE v_f64 select_bytes_f64(const char *on, v_f64 yes, v_f64 no) {
+    return _mm256_blendv_pd(yes, no, _mm256_castsi256_pd(_mm256_cvtepi8_epi64(csm_zero_bytes(on, 4))));
+}
+#else
+CSM_INLINE v_f32 select_bytes_f32(const char *on, v_f32 yes, v_f32 no) {
+    __m128i off = csm_zero_bytes(on, 4);
+    off = _mm_unpacklo_epi8(off, off);
+    const v_f32 m = _mm_castsi128_ps(_mm_unpacklo_epi16(off, off));
+    return _mm_or_ps(_mm_and_ps(m, no), _mm_andnot_ps(m, yes));
+}
+CSM_INLINE v_f64 select_bytes_f64(const char *on, v_f64 yes, v_f64 no) {
+    __m128i off = csm_zero_bytes(on, 2);
+    off = _mm_unpacklo_epi8(off, off);
+    off = _mm_unpacklo_epi16(off, off);
+    const v_f64 m = _mm_castsi128_pd(_mm_unpacklo_epi32(off, off));
+    return _mm_or_pd(_mm_and_pd(m, no), _mm_andnot_pd(m, yes));
+}
+#endif
+#endif
+
 /* Tails: the first k lanes, 0 <= k <= VL; no byte beyond them is touched. */
 #if defined(CSM_AVX512)
 #define CSM_TAIL(T, R, s, M)                                                                                 \
@@ -615,6 +656,19 @@ CSM_INLINE void csm_stream_fence(void) {}
 #endif
 
 /* ------------------------------------------------- what several levels share by way of a small buffer */
+#if !defined(CSM_X86)
+#define CSM_SELECT_BYTES(T, R)                                                                               \
+    CSM_INLINE v_##T select_bytes_##T(const char *on, v_##T yes, v_##T no) {                                 \
+        R a[VL_##T], b[VL_##T];                                                                              \
+        store_##T(a, yes);                                                                                   \
+        store_##T(b, no);                                                                                    \
+        for (int i = 0; i < VL_##T; i++) a[i] = on[i] ? a[i] : b[i];                                         \
+        return load_##T(a);                                                                                  \
+    }
+CSM_SELECT_BYTES(f32, float)
+CSM_SELECT_BYTES(f64, double)
+#endif
+
 #if !defined(CSM_X86)
 #define CSM_TAIL(T, R)                                                                                       \
     CSM_INLINE v_##T load_n_##T(const R *p, ptrdiff_t k, R fill) {                                           \
