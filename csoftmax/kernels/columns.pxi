@@ -1,101 +1,144 @@
-# The axis is not last: vectors of neighbouring columns walk down it, one column a lane. Accumulator i % LANES
-# takes row i, as in a contiguous row, so that a column's bits are those of the same numbers in a row.
+# The axis is not last. A column tile is a number of neighbouring columns whose elements have unit stride across the
+# tile; row i of the tile holds element i of each column. A sweep works on vectors of VL neighbouring columns, one
+# column a lane. Accumulator i % LANES of a column takes the term of row i, as in a contiguous row, so that the bits of
+# a column are those of the same numbers in a row.
 #
-# A panel is swept along its rows, few of them at a time: what a sweep touches lies together, and rows at a stride that
-# makes them compete for the same lines of the cache are not met together.
+#   row set        the rows of a tile whose terms go to one accumulator (every LANES-th row), or to every fourth one
+#   fourth         QUARTER accumulators of a column: j, j + 4, j + 8, ... for one j in 0 ... 3
+#   staged tile    its logits are copied into scratch, where their exponentials replace them
+#   normalise      multiply exponentials by the reciprocal of their sum
+#
+# A sweep goes along the rows of a tile, ROW_GROUP of them at a time: what it touches lies together in memory, and rows
+# at a stride that maps them to the same sets of the cache do not evict each other.
 
 cdef enum:
-    TOGETHER = 4              # rows that share one load of what belongs to their columns
-    VECTORS_AHEAD = 8         # are fetched while one is worked on
+    ROW_GROUP = 4             # rows for which the numbers that belong to their columns are loaded once
+    PREFETCH_VECTORS = 8      # vectors from the one that is worked on to the one that is prefetched
 
 
-cdef struct Panel:
-    const real *x
-    const real *p
-    real *y
-    real *e                       # where exponentials wait: in scratch, or in the result
-    const real *beside            # the panel that comes next, if it lies beside this one; else this one
-    Py_ssize_t n
+# What a sweep adds up, as a compile-time constant: the sum of the exponentials of each column, and ...
+cdef enum:
+    TIES = 1                  # ... elements at the maximum are counted instead of added,
+    STORE_EXPS = 2            # ... the exponentials are stored at ColumnTile.e,
+    DIRECT = 4                # ... some column needs the direct range reduction (csm_exp's EXP_FAR);
+    PRODUCTS = 8              # or the sum of products g p, each rounded once, in the precision of the reals
+
+
+cdef struct ColumnTile:
+    # Where the elements of a tile lie. Steps are in elements, from one row of the tile to the next.
+    const real *x                 # IN: logits, or the incoming gradient
+    const real *p                 # IN: the forward's output, in the derivatives
+    real *y                       # OUT: results
+    real *e                       # exponentials that wait to be normalised: in scratch, or in y
+    const real *right             # IN: the tile on the right, which is prefetched; x where there is none
+    Py_ssize_t n                  # rows: the length of a column
     Py_ssize_t width              # columns
-    Py_ssize_t x_step             # elements from one row of the panel to the next
+    Py_ssize_t x_step
     Py_ssize_t p_step
     Py_ssize_t y_step
     Py_ssize_t e_step
-    Py_ssize_t beside_step
+    Py_ssize_t right_step
     double t                      # the temperature, and its reciprocal
     double inv_t
-    bint staged                   # logits are copied into scratch, where exponentials replace them
-    bint stream
-    const double *coefficient     # one a column, or NULL for 1
-    double *top                   # the maximum of each column (CROSS_ENTROPY*)
-    double *log_sum               # and the logarithm of its sum, in two parts
-    double *log_rest
+    bint staged
+    bint stream                   # results are stored past the caches, with non-temporal stores
+    # "width" numbers each, and room for whole vectors:
+    const double *coefficient     # IN: what the softmax of each column is multiplied by, or NULL for 1
+    double *top                   # OUT: the maximum of each column (CROSS_ENTROPY, CROSS_ENTROPY_GRAD), ...
+    double *log_sum               # OUT: ... the logarithm of its sum, ...
+    double *log_rest              # OUT: ... and what log_sum lost to rounding
 
 
-cdef struct Tile:
-    # scratch, in rows of whole vectors
-    Py_ssize_t columns            # in whole vectors
-    Py_ssize_t across             # from row to row
-    bint far                      # some column needs the far reduction
-    bint tiny                     # some column needs "after"
-    real *maxima                  # of a block, one a column; what shift_lanes makes of them follows
+cdef struct TileScratch:
+    # Rows of "columns" numbers, one a column; "pitch" numbers from row to row.
+    Py_ssize_t columns            # the width of the tile in whole vectors
+    Py_ssize_t pitch
+    bint direct_reduction         # some column needs the direct range reduction
+    bint tiny                     # a factor of some column would be subnormal: "after" counts
+    bint products                 # dot products are added in the precision of the reals (is_plain)
+    real *maxima                  # of one block; shift_lanes turns them into the four rows that follow
     real *origin
     real *away
     real *magic
     real *center
-    real *high                    # what a column's results are made with: factors, or shift, or dot product
-    real *low
-    real *after
-    real *total                   # LANES accumulators a column
-    real *ties
-    double *dots                  # the dot products' accumulators, in place of total and ties
-    real *e                       # logits, then exponentials, where they are staged
+    real *high                    # factor of the exponentials, or shift of the logs, or dot product; "low" is what
+    real *low                     # "high" lost to rounding
+    real *after                   # what results are multiplied by after "high", where that is scaled up
+    real *sums                    # LANES rows: accumulator j of each column in row j
+    real *ties                    # LANES rows: how many elements are at the maximum
+    double *dots                  # accumulators of dot products, in place of sums and ties
+    real *e                       # n rows: exponentials of a staged tile
     double *top
     double *log_sum
     double *log_rest
-    BlockStats *stats             # for each block of each column, where there are several
+    BlockStats *stats             # of each block of each column, where there are several blocks
 
 
-cdef inline Py_ssize_t columns_of(Py_ssize_t width) noexcept nogil:
+ctypedef void (*TileFn)(const ColumnTile *, TileScratch *) noexcept nogil
+ctypedef void (*TileSumsFn)(const ColumnTile *, const TileScratch *) noexcept nogil
+
+cdef struct ColumnOperation:
+    int what                  # what exp_sums adds up; STORE_EXPS: results are normalised exponentials
+    TileSumsFn dots           # of a derivative: the dot products of one block of a tile; else NULL
+    TileFn write              # the results of a tile, from its finished sums; or NULL
+
+
+cdef inline Py_ssize_t whole_vectors(Py_ssize_t width) noexcept nogil:
     return (width + VL - 1) // VL * VL
 
 
-cdef inline Py_ssize_t across_of(Py_ssize_t width) noexcept nogil:
-    # not so many that the rows of a tile would compete for the same lines of the cache
-    cdef Py_ssize_t across = columns_of(width)
-    return across + VL if across * <Py_ssize_t> sizeof(real) % 1024 == 0 else across
+cdef inline Py_ssize_t tile_pitch(Py_ssize_t width) noexcept nogil:
+    # Elements from row to row of scratch: rows at a multiple of 1024 bytes would map to the same few sets of the cache.
+    cdef Py_ssize_t pitch = whole_vectors(width)
+    return pitch + VL if pitch * <Py_ssize_t> sizeof(real) % 1024 == 0 else pitch
 
 
 cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged) noexcept nogil:
-    return across_of(width) * ((8 + 2 * LANES + (n if staged else 0)) * <Py_ssize_t> sizeof(real)
-                               + (3 + STATS * blocks_of(n)) * <Py_ssize_t> sizeof(double))
+    # The size of a TileScratch's memory, which lay_tile divides.
+    return tile_pitch(width) * ((8 + 2 * LANES + (n if staged else 0)) * <Py_ssize_t> sizeof(real)
+                                + 3 * <Py_ssize_t> sizeof(double) + blocks_of(n) * <Py_ssize_t> sizeof(BlockStats))
 
 
-cdef inline void lay_tile(Tile *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
-    t.columns = columns_of(width)
-    t.across = across_of(width)
-    t.far = t.tiny = False
+cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
+    # OUT t: pointers into scratch, tile_bytes(n, width, staged) bytes.
+    t.columns = whole_vectors(width)
+    t.pitch = tile_pitch(width)
+    t.direct_reduction = t.tiny = t.products = False
     t.top = <double *> scratch
-    t.log_sum = t.top + t.across
-    t.log_rest = t.log_sum + t.across
-    t.stats = <BlockStats *> (t.log_rest + t.across)
-    t.maxima = <real *> (t.stats + blocks_of(n) * t.across)
-    t.origin = t.maxima + t.across
-    t.away = t.origin + t.across
-    t.magic = t.away + t.across
-    t.center = t.magic + t.across
-    t.high = t.center + t.across
-    t.low = t.high + t.across
-    t.after = t.low + t.across
-    t.total = t.after + t.across
-    t.ties = t.total + LANES * t.across
-    t.dots = <double *> t.total
-    t.e = t.ties + LANES * t.across
+    t.log_sum = t.top + t.pitch
+    t.log_rest = t.log_sum + t.pitch
+    t.stats = <BlockStats *> (t.log_rest + t.pitch)
+    t.maxima = <real *> (t.stats + blocks_of(n) * t.pitch)
+    t.origin = t.maxima + t.pitch
+    t.away = t.origin + t.pitch
+    t.magic = t.away + t.pitch
+    t.center = t.magic + t.pitch
+    t.high = t.center + t.pitch
+    t.low = t.high + t.pitch
+    t.after = t.low + t.pitch
+    t.sums = t.after + t.pitch
+    t.ties = t.sums + LANES * t.pitch
+    t.dots = <double *> t.sums
+    t.e = t.ties + LANES * t.pitch
 
 
-cdef inline vec load_columns(const real *p, Py_ssize_t left, real fill) noexcept nogil:
-    # of a vector that may lie beyond the panel's last column
-    return v_load(p) if left >= VL else v_load_n(p, lanes_left(left), fill)
+cdef inline ColumnTile block_of_tile(const ColumnTile *s, Py_ssize_t b) noexcept nogil:
+    # Rows b BLOCK ... of the tile, BLOCK of them at most.
+    cdef ColumnTile block = s[0]
+    block.n = block_length(s.n, b)
+    block.x += b * BLOCK * s.x_step
+    block.p += b * BLOCK * s.p_step
+    block.y += b * BLOCK * s.y_step
+    block.e += b * BLOCK * s.e_step
+    block.right += b * BLOCK * s.right_step
+    return block
+
+
+# ------------------------------------------------------------------------------------- load, store, prefetch
+
+cdef inline vec load_columns(const real *p, Py_ssize_t left) noexcept nogil:
+    # VL columns from p on, of which "left" are columns of the tile: where those are fewer, the other lanes are 0.
+    return v_load(p) if left >= VL else v_load_n(p, lanes_left(left), 0)
 
 
 cdef inline void store_columns(real *p, Py_ssize_t left, vec a, bint stream) noexcept nogil:
@@ -107,79 +150,144 @@ cdef inline void store_columns(real *p, Py_ssize_t left, vec a, bint stream) noe
         v_store(p, a)
 
 
-cdef inline Py_ssize_t fetched(Py_ssize_t c, Py_ssize_t width, Py_ssize_t further) noexcept nogil:
-    # How far from a vector at column c that lies which is to be fetched: in the same row, or, where that ends, in the
-    # one that will be next, "further" on.
-    return VECTORS_AHEAD * VL + (0 if c < width - VECTORS_AHEAD * VL else further - width)
+cdef inline Py_ssize_t prefetch_distance(Py_ssize_t c, Py_ssize_t width, Py_ssize_t following) noexcept nogil:
+    # Elements from the vector at column c to the one that is prefetched. That is PREFETCH_VECTORS further in the row;
+    # or, where the row ends before, in the row that the sweep visits next, which starts "following" elements after it.
+    return PREFETCH_VECTORS * VL + (0 if c < width - PREFETCH_VECTORS * VL else following - width)
 
 
-cdef inline void top_vectors(const real *x, Py_ssize_t step, Py_ssize_t left, Py_ssize_t ahead, real *e,
-                             Py_ssize_t e_step, real *maxima, const Py_ssize_t rows, const bint staged) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef vec a, top = v_load(maxima)
+# -------------------------------------------------------------------------------------------------- maxima
+
+cdef inline void max_vectors(const ColumnTile *s, const TileScratch *t, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left,
+                             const Py_ssize_t rows, const bint staged) noexcept nogil:
+    # Raises the maxima of a vector of columns by "rows" rows from i on; staged: these are copied into scratch.
+    cdef Py_ssize_t step = s.x_step, ahead = prefetch_distance(c, s.width, rows * s.x_step), k
+    cdef const real *x = s.x + i * step + c
+    cdef real *e = s.e + i * t.pitch + c
+    cdef vec a, top = v_load(t.maxima + c)
     for k in range(rows):
         prefetch(x + k * step + ahead)
-        a = load_columns(x + k * step, left, 0)
+        a = load_columns(x + k * step, left)
         if staged:
-            v_store(e + k * e_step, a)
+            v_store(e + k * t.pitch, a)
         top = v_max(a, top)
-    v_store(maxima, top)
+    v_store(t.maxima + c, top)
 
 
-cdef inline void top_rows(const Panel *s, Py_ssize_t i, Py_ssize_t e_step, real *maxima, const Py_ssize_t rows,
+cdef inline void max_rows(const ColumnTile *s, const TileScratch *t, Py_ssize_t i, const Py_ssize_t rows,
                           const bint staged) noexcept nogil:
-    cdef const real *x = s.x + i * s.x_step
-    cdef real *e = s.e + i * e_step
-    cdef Py_ssize_t step = s.x_step, width = s.width, c = 0
-    while c <= width - VL:
-        top_vectors(x + c, step, VL, fetched(c, width, rows * step), e + c, e_step, maxima + c, rows, staged)
+    cdef Py_ssize_t c = 0
+    while c <= s.width - VL:
+        max_vectors(s, t, i, c, VL, rows, staged)
         c += VL
-    if c < width:
-        top_vectors(x + c, step, width - c, fetched(c, width, rows * step), e + c, e_step, maxima + c, rows, staged)
+    if c < s.width:
+        max_vectors(s, t, i, c, s.width - c, rows, staged)
 
 
-cdef inline void find_maxima(const Panel *s, const Tile *t, const bint staged) noexcept nogil:
+cdef inline void max_sweep(const ColumnTile *s, const TileScratch *t, const bint staged) noexcept nogil:
     cdef Py_ssize_t c, i = 0
     for c from 0 <= c < t.columns by VL:
         v_store(t.maxima + c, v_set1(-INFINITY))
-    while i <= s.n - TOGETHER:
-        top_rows(s, i, t.across, t.maxima, TOGETHER, staged)
-        i += TOGETHER
+    while i <= s.n - ROW_GROUP:
+        max_rows(s, t, i, ROW_GROUP, staged)
+        i += ROW_GROUP
     while i < s.n:
-        top_rows(s, i, t.across, t.maxima, 1, staged)
+        max_rows(s, t, i, 1, staged)
         i += 1
 
 
-cdef void panel_maxima(Panel *s, const Tile *t) noexcept nogil:
-    # of one block; what is staged is from then on of whole vectors
+cdef void find_maxima(ColumnTile *s, const TileScratch *t) noexcept nogil:
+    # OUT t.maxima: those of the columns of one block. A block that is staged lies in scratch from then on, in whole
+    # vectors.
     if not s.staged:
-        find_maxima(s, t, False)
+        max_sweep(s, t, False)
         return
-    find_maxima(s, t, True)
+    max_sweep(s, t, True)
     s.x = s.e
-    s.x_step = t.across
+    s.x_step = t.pitch
     s.width = t.columns
 
 
-cdef inline bint exps_wait(const Panel *s, const int operation) noexcept nogil:
-    # Exponentials are computed once, and wait to be scaled; but not in a result that is stored past the caches.
-    return (operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD) and (s.staged or not s.stream)
+# ------------------------------------------------------------------------------------------------ row sets
+
+cdef struct RowSet:
+    # Rows of a tile whose terms go to one accumulator, or to every fourth one. Steps are in elements, from one row of
+    # the set to the next. rows_of gives a set at the first column, "at_column" at any.
+    const real *x
+    const real *p
+    real *e
+    const real *right
+    Py_ssize_t count              # rows
+    Py_ssize_t width              # columns
+    Py_ssize_t x_step
+    Py_ssize_t p_step
+    Py_ssize_t e_step
+    Py_ssize_t right_step
+    # elements from x, p and e to what is prefetched; before at_column: to the first row of the set that comes next
+    Py_ssize_t x_ahead
+    Py_ssize_t p_ahead
+    Py_ssize_t e_ahead
 
 
-cdef inline shift_t load_shift(const Tile *t, Py_ssize_t c) noexcept nogil:
-    cdef shift_t shift
-    shift.maximum = v_load(t.origin + c)
-    shift.magic = v_load(t.magic + c)
-    shift.center = v_load(t.center + c)
-    return shift
+cdef inline RowSet rows_of(const ColumnTile *s, Py_ssize_t i, Py_ssize_t end, Py_ssize_t every,
+                           Py_ssize_t following) noexcept nogil:
+    # Rows i, i + every, ... before "end". The set that comes next starts "following" rows after this one.
+    cdef RowSet rows
+    rows.x = s.x + i * s.x_step
+    rows.p = s.p + i * s.p_step
+    rows.e = s.e + i * s.e_step
+    rows.right = s.right + i * s.right_step
+    rows.count = (end - i + every - 1) // every
+    rows.width = s.width
+    rows.x_step = every * s.x_step
+    rows.p_step = every * s.p_step
+    rows.e_step = every * s.e_step
+    rows.right_step = every * s.right_step
+    rows.x_ahead = following * s.x_step
+    rows.p_ahead = following * s.p_step
+    rows.e_ahead = following * s.e_step
+    return rows
 
 
-cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double t, bint far) noexcept nogil:
-    # a column that takes the far reduction has no multiple of ln2 and no remainder of its own: what is reduced is
-    # d, and its centre is what the rounding of d lost
+cdef inline RowSet at_column(const RowSet *rows, Py_ssize_t c) noexcept nogil:
+    # The same rows, from column c on.
+    cdef RowSet here = rows[0]
+    here.x += c
+    here.p += c
+    here.e += c
+    here.right += c
+    here.x_ahead = prefetch_distance(c, rows.width, rows.x_ahead)
+    here.p_ahead = prefetch_distance(c, rows.width, rows.p_ahead)
+    here.e_ahead = prefetch_distance(c, rows.width, rows.e_ahead)
+    return here
+
+
+# ---------------------------------------------------------------------------------- sums of one vector of columns
+
+cdef struct Reduction:
+    # How the exponentials of a vector of columns are reduced, from their maxima: what shift_lanes gives.
+    shift_t shift
+    vec away                  # the maximum in lanes of the direct range reduction, else 0
+    double t                  # the temperature
+
+
+cdef inline Reduction load_reduction(const ColumnTile *s, const TileScratch *t, Py_ssize_t c) noexcept nogil:
+    cdef Reduction reduction
+    reduction.shift.maximum = v_load(t.origin + c)
+    reduction.shift.magic = v_load(t.magic + c)
+    reduction.shift.center = v_load(t.center + c)
+    reduction.away = v_load(t.away + c)
+    reduction.t = s.t
+    return reduction
+
+
+cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double t, const bint direct) noexcept nogil:
+    # exp((x - maximum) / t) EXP_SCALE. OUT d[0]: (x - maximum) / t. A lane of the direct range reduction has neither a
+    # multiple of ln2 nor a remainder of its maximum: what is reduced is d, and its centre is what the rounding of d
+    # lost.
     cdef shift_t shift = given[0]
     cdef vec lost
-    if far:
+    if direct:
         d[0] = over_temperature(x, shift.maximum, t, &lost)
         x = d[0] if t != 1 else v_sub(x, away)
         shift.center = v_sub(shift.center, lost)
@@ -188,359 +296,303 @@ cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double
     return v_exp(x, d[0], shift, EXP_LANES)
 
 
-# ------------------------------------------------------------------------------------------------- sums
-
-cdef struct Lane:
-    # the rows that add to one accumulator, or to every fourth: so many of the panel's apart
-    const real *x
-    const real *p
-    real *e
-    const real *beside
-    Py_ssize_t rows               # from its first one to the last of all
-    Py_ssize_t width
-    Py_ssize_t x_step
-    Py_ssize_t p_step
-    Py_ssize_t e_step
-    Py_ssize_t beside_step
-    Py_ssize_t x_further          # from its first row to that of the lane which comes next
-    Py_ssize_t p_further
-    Py_ssize_t e_further
+cdef inline vec reduced_exp(vec x, vec *d, const Reduction *r, const bint direct) noexcept nogil:
+    return column_exp(x, d, &r.shift, r.away, r.t, direct)
 
 
-cdef inline Lane lane_of(const Panel *s, Py_ssize_t i, Py_ssize_t end, Py_ssize_t further) noexcept nogil:
-    # from row i on; the next one starts so many rows further
-    cdef Lane lane
-    lane.x = s.x + i * s.x_step
-    lane.p = s.p + i * s.p_step
-    lane.e = s.e + i * s.e_step
-    lane.rows = end - i
-    lane.width = s.width
-    lane.beside = s.beside + i * s.beside_step
-    lane.beside_step = s.beside_step
-    lane.x_step = s.x_step
-    lane.p_step = s.p_step
-    lane.e_step = s.e_step
-    lane.x_further = further * s.x_step
-    lane.p_further = further * s.p_step
-    lane.e_further = further * s.e_step
-    return lane
-
-
-cdef inline vec exp_term(vec part, const real *x, real *e, Py_ssize_t ahead, Py_ssize_t left, const shift_t *shift,
-                         vec away, double t, vec *counts, const int operation, const bint far,
-                         const bint keep) noexcept nogil:
-    cdef vec a, d
-    a = column_exp(load_columns(x, left, 0), &d, shift, away, t, far)
-    add_exps(a, d, &part, counts, SUM if operation == SOFTMAX else SUM_AND_TIES)
-    if keep:
-        prefetch_write(e + ahead)
-        store_columns(e, left, a, False)
-    return part
-
-
-cdef inline vec lane_sum(const Lane *lane, Py_ssize_t c, Py_ssize_t left, const shift_t *shift, vec away,
-                         double t, vec *counts, const int operation, const bint far, const bint keep) noexcept nogil:
-    # of the exponentials of a vector of columns, which are left to wait (keep)
-    cdef const real *x = lane.x + c
-    cdef real *e = lane.e + c
-    cdef Py_ssize_t i, x_ahead = fetched(c, lane.width, lane.x_further)
-    cdef Py_ssize_t ahead = fetched(c, lane.width, lane.e_further)
-    cdef vec part = v_set1(0)
-    for i from 0 <= i < lane.rows by LANES:
-        prefetch(x + x_ahead)
-        part = exp_term(part, x, e, ahead, left, shift, away, t, counts, operation, far, keep)
-        x += LANES * lane.x_step
-        e += LANES * lane.e_step
-    return part
-
-
-cdef struct Spot:
-    # in every fourth row, one after another
-    const real *x
-    const real *p
-    real *e
-    const real *beside
-    Py_ssize_t ahead              # from x, from p and from e to what is fetched
-    Py_ssize_t p_ahead
-    Py_ssize_t e_ahead
-
-
-cdef inline Spot spot_of(const Lane *lane, Py_ssize_t c) noexcept nogil:
-    cdef Spot spot
-    spot.x = lane.x + c
-    spot.p = lane.p + c
-    spot.e = lane.e + c
-    spot.beside = lane.beside + c
-    spot.ahead = fetched(c, lane.width, lane.x_further)
-    spot.p_ahead = fetched(c, lane.width, lane.p_further)
-    spot.e_ahead = fetched(c, lane.width, lane.e_further)
-    return spot
-
-
-cdef inline vec next_term(vec part, Spot *at, const Lane *lane, Py_ssize_t left, const shift_t *shift, vec away,
-                          double t, vec *counts, const int operation, const bint far, const bint keep) noexcept nogil:
-    # of a dot product in its own precision; or of exponentials: while they are computed, what lies beside is fetched
-    if operation == SOFTMAX_GRAD:
-        prefetch(at.x + at.ahead)
-        prefetch(at.p + at.p_ahead)
-        part = v_fma(load_columns(at.x, left, 0), load_columns(at.p, left, 0), part)
-        at.p += 4 * lane.p_step
+cdef inline vec add_exp(vec sum, vec *ties, RowSet *at, Py_ssize_t left, const Reduction *reduction,
+                        const int what) noexcept nogil:
+    # The sum with the exponentials of the next row of the set. IN/OUT ties: with those of the row (TIES).
+    cdef vec d, a = reduced_exp(load_columns(at.x, left), &d, reduction, what & DIRECT)
+    if what & TIES:
+        v_sum_apart(d, a, &sum, ties)
     else:
-        prefetch_next(at.beside)
-        at.beside += 4 * lane.beside_step
-        part = exp_term(part, at.x, at.e, at.e_ahead, left, shift, away, t, counts, operation, far, keep)
-        at.e += 4 * lane.e_step
-    at.x += 4 * lane.x_step
-    return part
+        sum = v_add(sum, a)
+    if what & STORE_EXPS:
+        prefetch_write(at.e + at.e_ahead)
+        store_columns(at.e, left, a, False)
+    at.x += at.x_step
+    at.e += at.e_step
+    return sum
 
 
-cdef inline vec fourth_sum(Spot *at, const Lane *lane, Py_ssize_t left, const shift_t *shift, vec away, double t,
-                           vec *counts, const int operation, const bint far, const bint keep) noexcept nogil:
-    # every fourth accumulator, joined by halving
-    cdef Py_ssize_t rows = lane.rows
-    cdef vec zero = v_set1(0), p = zero, q = zero, r = zero, s = zero
-    while rows > LANES - 4:
-        p = next_term(p, at, lane, left, shift, away, t, counts, operation, far, keep)
-        q = next_term(q, at, lane, left, shift, away, t, counts, operation, far, keep)
+cdef inline vec sum_rows(RowSet *at, Py_ssize_t left, const Reduction *reduction, vec *ties,
+                         const int what) noexcept nogil:
+    # The sum of exponentials for one accumulator. A subblock has eight rows for each at most, so that the rounding of
+    # the sum is at most 8 u, u = 2^-24 or 2^-53, of itself.
+    cdef vec sum = v_set1(0)
+    while at.count > 0:
+        prefetch(at.x + at.x_ahead)
+        sum = add_exp(sum, ties, at, left, reduction, what)
+        at.count -= 1
+    return sum
+
+
+cdef inline vec add_term(vec sum, vec *ties, RowSet *at, Py_ssize_t left, const Reduction *reduction,
+                         const int what) noexcept nogil:
+    # The sum with the products, or with the exponentials, of the next row of the set. While exponentials are computed
+    # there is time to prefetch the tile on the right.
+    if what & PRODUCTS:
+        prefetch(at.x + at.x_ahead)
+        prefetch(at.p + at.p_ahead)
+        sum = v_fma(load_columns(at.x, left), load_columns(at.p, left), sum)
+        at.x += at.x_step
+        at.p += at.p_step
+        return sum
+    prefetch_next(at.right)
+    at.right += at.right_step
+    return add_exp(sum, ties, at, left, reduction, what)
+
+
+cdef inline vec sum_fourth(RowSet *at, Py_ssize_t left, const Reduction *reduction, vec *ties,
+                           const int what) noexcept nogil:
+    # The sum of QUARTER accumulators, folded by halving. After each row the accumulators change places, so that the
+    # term's code stands here once: the one that takes the next row is always "a". The pairs that are folded stay pairs.
+    cdef vec a = v_set1(0), b = a, c = a, d = a, sum
+    while at.count > 0:
+        sum = add_term(a, ties, at, left, reduction, what)
         if QUARTER == 4:
-            r = next_term(r, at, lane, left, shift, away, t, counts, operation, far, keep)
-            s = next_term(s, at, lane, left, shift, away, t, counts, operation, far, keep)
-        rows -= LANES
-    if rows > 0:
-        p = next_term(p, at, lane, left, shift, away, t, counts, operation, far, keep)
-    if QUARTER == 4:
-        if rows > 4:
-            q = next_term(q, at, lane, left, shift, away, t, counts, operation, far, keep)
-        if rows > 8:
-            r = next_term(r, at, lane, left, shift, away, t, counts, operation, far, keep)
-        return v_add(v_add(p, r), v_add(q, s))
-    return v_add(p, q)
-
-
-cdef inline dot_t lane_dot(dot_t part, const Lane *lane, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left,
-                           const int operation) noexcept nogil:
-    cdef const real *g = lane.x + i * lane.x_step + c
-    cdef const real *p = lane.p + i * lane.p_step + c
-    cdef Py_ssize_t ahead = fetched(c, lane.width, lane.x_further)
-    cdef Py_ssize_t p_ahead = fetched(c, lane.width, lane.p_further)
-    while i < lane.rows:
-        prefetch(g + ahead)
-        prefetch(p + p_ahead)
-        if left >= VL:
-            part = dot_term(part, g, p, operation)
+            a = b
+            b = c
+            c = d
+            d = sum
         else:
-            part = dot_term_n(part, g, p, lanes_left(left), operation)
-        g += LANES * lane.x_step
-        p += LANES * lane.p_step
-        i += LANES
-    return part
+            a = b
+            b = sum
+        at.count -= 1
+    return v_add(v_add(a, c), v_add(b, d)) if QUARTER == 4 else v_add(a, b)
 
 
-cdef inline void add_lane(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t begin, Py_ssize_t c,
-                          Py_ssize_t left, const int operation, const bint far, const bint keep) noexcept nogil:
-    # rows begin, begin + LANES, ... of a subblock to one accumulator of a vector of columns
-    cdef Py_ssize_t at = begin % LANES * t.across + c
-    cdef vec part, counts = v_set1(0)
-    cdef shift_t shift
+cdef inline dot_t add_dot(dot_t dot, RowSet *at, Py_ssize_t left, const int operation) noexcept nogil:
+    # A dot product with the term of the next row of the set.
+    prefetch(at.x + at.x_ahead)
+    prefetch(at.p + at.p_ahead)
+    if left >= VL:
+        dot = dot_term(dot, at.x, at.p, operation)
+    else:
+        dot = dot_term_n(dot, at.x, at.p, lanes_left(left), operation)
+    at.x += at.x_step
+    at.p += at.p_step
+    return dot
+
+
+cdef inline dot_t dot_fourth(RowSet *at, Py_ssize_t left, const int operation) noexcept nogil:
+    # As sum_fourth, of dot products.
+    cdef dot_t a = dot_zero(), b = a, c = a, d = a, dot
+    while at.count > 0:
+        dot = add_dot(a, at, left, operation)
+        if QUARTER == 4:
+            a = b
+            b = c
+            c = d
+            d = dot
+        else:
+            a = b
+            b = dot
+        at.count -= 1
+    return dot_join(dot_join(a, c), dot_join(b, d)) if QUARTER == 4 else dot_join(a, b)
+
+
+# ------------------------------------------------------------------------------------ sums of a block of a tile
+
+cdef inline void add_rows(const ColumnTile *s, const TileScratch *t, const RowSet *rows, Py_ssize_t begin,
+                          Py_ssize_t c, Py_ssize_t left, const int operation, const int what) noexcept nogil:
+    # The terms of a set, which starts at row "begin", to one accumulator of a vector of columns.
+    cdef Py_ssize_t to = begin % LANES * t.pitch + c
+    cdef RowSet at = at_column(rows, c)
+    cdef vec sum, ties = v_set1(0)
+    cdef Reduction reduction
     cdef dot_t dot
     if is_derivative(operation):
-        dot = dot_load(t.dots + at, LANES, t.across) if begin >= SUBBLOCK else dot_zero()
-        dot_store(t.dots + at, LANES, t.across, lane_dot(dot, lane, 0, c, left, operation))
+        dot = dot_load(t.dots + to, LANES, t.pitch) if begin >= SUBBLOCK else dot_zero()
+        while at.count > 0:
+            dot = add_dot(dot, &at, left, operation)
+            at.count -= 1
+        dot_store(t.dots + to, LANES, t.pitch, dot)
         return
-    shift = load_shift(t, c)
-    part = lane_sum(lane, c, left, &shift, v_load(t.away + c), s.t, &counts, operation, far, keep)
+    reduction = load_reduction(s, t, c)
+    sum = sum_rows(&at, left, &reduction, &ties, what)
     if begin >= SUBBLOCK:
-        part = v_add(v_load(t.total + at), part)
-        counts = v_add(v_load(t.ties + at), counts)
-    v_store(t.total + at, part)
-    if operation != SOFTMAX:
-        v_store(t.ties + at, counts)
+        sum = v_add(v_load(t.sums + to), sum)
+        ties = v_add(v_load(t.ties + to), ties)
+    v_store(t.sums + to, sum)
+    if what & TIES:
+        v_store(t.ties + to, ties)
 
 
-cdef void add_last(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t begin, int operation, bint far,
-                   bint keep) noexcept nogil:
-    # of the columns that fill no vector; compiled once
+cdef void add_last_rows(const ColumnTile *s, const TileScratch *t, const RowSet *rows, Py_ssize_t begin, int operation,
+                        int what) noexcept nogil:
+    # add_rows of the columns that fill no vector. It is compiled once for all operations.
     cdef Py_ssize_t left = s.width % VL
-    add_lane(s, t, lane, begin, s.width - left, left, operation, far, keep)
+    add_rows(s, t, rows, begin, s.width - left, left, operation, what)
 
 
-cdef inline void many_sums(const Panel *s, const Tile *t, const int operation, const bint far,
-                           const bint keep) noexcept nogil:
-    # to LANES accumulators a column; ties to one
-    cdef Panel local = s[0]
-    cdef Tile tile = t[0]
+cdef inline void many_rows(const ColumnTile *s, const TileScratch *t, const int operation,
+                           const int what) noexcept nogil:
+    # OUT t.sums or t.dots: LANES accumulators a column, OUT t.ties: one a column, of a block of any length.
+    cdef ColumnTile local = s[0]
+    cdef TileScratch scratch = t[0]
     cdef Py_ssize_t begin, end, j, c
-    cdef Lane lane
+    cdef RowSet rows
     for begin from 0 <= begin < s.n by SUBBLOCK:
         end = begin + SUBBLOCK if s.n - begin > SUBBLOCK else s.n
         for j in range(begin, begin + LANES if end - begin > LANES else end):
-            lane = lane_of(s, j, end, 1)
+            rows = rows_of(s, j, end, LANES, 1)
             for c from 0 <= c <= local.width - VL by VL:
-                add_lane(&local, &tile, &lane, j, c, VL, operation, far, keep)
+                add_rows(&local, &scratch, &rows, j, c, VL, operation, what)
             if local.width % VL:
-                add_last(s, t, &lane, j, operation, far, keep)
-    if not is_derivative(operation) and operation != SOFTMAX:
-        fold_columns(t.ties, t.across, t.columns)
+                add_last_rows(s, t, &rows, j, operation, what)
+    if what & TIES:
+        fold_accumulators(t.ties, t.pitch, t.columns)
 
 
-cdef inline void add_fourth(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t turn, Py_ssize_t c,
-                            Py_ssize_t left, const int operation, const bint plain, const bint far,
-                            const bint keep) noexcept nogil:
-    # Every fourth accumulator of a vector of columns, and what waits for them in the first rows of the tile: of a sum
-    # two halves are left, a dot product is left whole.
-    cdef Py_ssize_t to = t.across * (turn // 2) + c, k, half = QUARTER // 2
-    cdef bint split = not is_derivative(operation) and operation != SOFTMAX
-    cdef vec part, counts, away
-    cdef Spot spot
-    cdef shift_t shift
-    cdef dot_t dot[QUARTER]
-    if is_derivative(operation) and not plain:
-        for k in range(QUARTER):
-            dot[k] = lane_dot(dot_zero(), lane, 4 * k, c, left, operation)
-        while half > 0:
-            for k in range(half):
-                dot[k] = dot_join(dot[k], dot[k + half])
-            half //= 2
-        if turn % 2:
-            dot[0] = dot_join(dot_load(t.dots + to, LANES, t.across), dot[0])
-        if turn == 3:
+cdef inline void add_fourth(const ColumnTile *s, const TileScratch *t, const RowSet *rows, Py_ssize_t position,
+                            Py_ssize_t c, Py_ssize_t left, const int operation, const int what) noexcept nogil:
+    # The fourth at a position of the order of few_rows, folded, to what is there already: of the two fourths that make
+    # a half of all accumulators, in row 0 or 1 of t.sums. Dot products and products are folded into one number, in
+    # row 0.
+    cdef Py_ssize_t to = t.pitch * (position // 2) + c
+    cdef bint whole = is_derivative(operation)
+    cdef RowSet at = at_column(rows, c)
+    cdef Reduction reduction
+    cdef vec sum, ties
+    cdef dot_t dot
+    if whole and not what & PRODUCTS:
+        dot = dot_fourth(&at, left, operation)
+        if position % 2:
+            dot = dot_join(dot_load(t.dots + to, LANES, t.pitch), dot)
+        if position == 3:
             to = c
-            dot[0] = dot_join(dot_load(t.dots + to, LANES, t.across), dot[0])
-        dot_store(t.dots + to, LANES, t.across, dot[0])
+            dot = dot_join(dot_load(t.dots + to, LANES, t.pitch), dot)
+        dot_store(t.dots + to, LANES, t.pitch, dot)
         return
-    counts = v_load(t.ties + c) if split else v_set1(0)
-    shift = load_shift(t, c)
-    away = v_load(t.away + c)
-    spot = spot_of(lane, c)
-    part = fourth_sum(&spot, lane, left, &shift, away, s.t, &counts, operation, far, keep)
-    if split:
-        v_store(t.ties + c, counts)
-    if turn % 2:
-        part = v_add(v_load(t.total + to), part)
-    if plain and turn == 3:
+    ties = v_load(t.ties + c) if what & TIES else v_set1(0)
+    reduction = load_reduction(s, t, c)
+    sum = sum_fourth(&at, left, &reduction, &ties, what)
+    if what & TIES:
+        v_store(t.ties + c, ties)
+    if position % 2:
+        sum = v_add(v_load(t.sums + to), sum)
+    if whole and position == 3:
         to = c
-        part = v_add(v_load(t.total + to), part)
-    v_store(t.total + to, part)
+        sum = v_add(v_load(t.sums + to), sum)
+    v_store(t.sums + to, sum)
 
 
-cdef void add_last_fourth(const Panel *s, const Tile *t, const Lane *lane, Py_ssize_t turn, int operation, bint plain,
-                          bint far, bint keep) noexcept nogil:
-    # as add_last
+cdef void add_last_fourth(const ColumnTile *s, const TileScratch *t, const RowSet *rows, Py_ssize_t position,
+                          int operation, int what) noexcept nogil:
+    # add_fourth of the columns that fill no vector. It is compiled once for all operations.
     cdef Py_ssize_t left = s.width % VL
-    add_fourth(s, t, lane, turn, s.width - left, left, operation, plain, far, keep)
+    add_fourth(s, t, rows, position, s.width - left, left, operation, what)
 
 
-cdef inline void few_sums(const Panel *s, const Tile *t, const int operation, const bint plain, const bint far,
-                          const bint keep) noexcept nogil:
-    # as many_sums, where rows are few: their accumulators are joined at once
-    cdef Panel local = s[0]
-    cdef Tile tile = t[0]
+cdef inline void few_rows(const ColumnTile *s, const TileScratch *t, const int operation,
+                          const int what) noexcept nogil:
+    # As many_rows, of up to SHORT rows, whose accumulators are folded at once: OUT t.sums: two numbers a column, of
+    # which the sum is made; or t.dots, or t.sums of products: one.
+    cdef ColumnTile local = s[0]
+    cdef TileScratch scratch = t[0]
     cdef Py_ssize_t first[4]
-    cdef Py_ssize_t turn, c
-    cdef Lane lane
-    # those that are joined first follow each other
+    cdef Py_ssize_t position, c
+    cdef RowSet rows
+    # the first rows of the fourths, in the order in which folding by halving adds them
     first[0] = 0
     first[1] = 2
     first[2] = 1
     first[3] = 3
-    if not is_derivative(operation) and operation != SOFTMAX:
+    if what & TIES:
         memset(t.ties, 0, t.columns * sizeof(real))
-    for turn in range(4):
-        if turn % 2 and first[turn] >= s.n and not is_derivative(operation):
+    for position in range(4):
+        if position % 2 and first[position] >= s.n and not is_derivative(operation):
             continue
-        lane = lane_of(s, first[turn], s.n, first[turn + 1] - first[turn] if turn < 3 else 0)
+        rows = rows_of(s, first[position], s.n, 4, first[position + 1] - first[position] if position < 3 else 0)
         for c from 0 <= c <= local.width - VL by VL:
-            add_fourth(&local, &tile, &lane, turn, c, VL, operation, plain, far, keep)
+            add_fourth(&local, &scratch, &rows, position, c, VL, operation, what)
         if local.width % VL:
-            add_last_fourth(s, t, &lane, turn, operation, plain, far, keep)
+            add_last_fourth(s, t, &rows, position, operation, what)
 
 
-cdef inline void column_sums(const Panel *s, const Tile *t, const int operation, const bint plain, const bint far,
-                             const bint keep) noexcept nogil:
-    if plain or s.n <= SHORT:
-        few_sums(s, t, operation, plain, far, keep)
+cdef inline void column_sums(const ColumnTile *s, const TileScratch *t, const int operation,
+                             const int what) noexcept nogil:
+    if what & PRODUCTS or s.n <= SHORT:
+        few_rows(s, t, operation, what)
     else:
-        many_sums(s, t, operation, far, keep)
+        many_rows(s, t, operation, what)
 
 
-cdef void other_sums(const Panel *s, const Tile *t, int operation, bint far, bint keep) noexcept nogil:
-    # what is seldom wanted, compiled once
-    column_sums(s, t, operation, False, far, keep)
+cdef void seldom_sums(const ColumnTile *s, const TileScratch *t, int operation, int what) noexcept nogil:
+    # column_sums, compiled once for everything that has no copy of its own below.
+    column_sums(s, t, operation, what)
 
 
-cdef void panel_sums(const Panel *s, const Tile *t, int operation, bint keep) noexcept nogil:
-    # of the exponentials of one block, which are left to wait (keep)
-    if operation == SOFTMAX and keep and not t.far:
-        column_sums(s, t, SOFTMAX, False, False, True)
-    elif operation == LOGSUMEXP and not t.far:
-        column_sums(s, t, LOGSUMEXP, False, False, False)
+cdef void exp_sums(const ColumnTile *s, const TileScratch *t, int what) noexcept nogil:
+    # The sums of the exponentials of one block.
+    if t.direct_reduction:
+        what |= DIRECT
+    if what == STORE_EXPS:
+        column_sums(s, t, SOFTMAX, STORE_EXPS)
+    elif what == TIES:
+        column_sums(s, t, SOFTMAX, TIES)
     else:
-        other_sums(s, t, operation, t.far, keep)
+        seldom_sums(s, t, SOFTMAX, what)
 
 
-cdef void panel_dots(const Panel *s, const Tile *t, int operation, bint plain) noexcept nogil:
-    # of the columns of one block, to t.total where they are plain
-    if plain:
-        column_sums(s, t, SOFTMAX_GRAD, True, False, False)
-    elif operation == SOFTMAX_GRAD:
-        column_sums(s, t, SOFTMAX_GRAD, False, False, False)
-    else:
-        other_sums(s, t, operation, False, False)
-
-
-cdef inline void fold_columns(real *a, Py_ssize_t across, Py_ssize_t columns) noexcept nogil:
-    # LANES accumulators a column to one, by halving
+cdef inline void fold_accumulators(real *a, Py_ssize_t pitch, Py_ssize_t columns) noexcept nogil:
+    # IN/OUT a: LANES rows of accumulators, "pitch" elements from row to row; by halving, the first becomes their sum.
     cdef Py_ssize_t half = LANES // 2, i, c
     while half > 0:
         for i in range(half):
             for c from 0 <= c < columns by VL:
-                v_store(a + i * across + c,
-                        v_add(v_load(a + i * across + c), v_load(a + (i + half) * across + c)))
+                v_store(a + i * pitch + c, v_add(v_load(a + i * pitch + c), v_load(a + (i + half) * pitch + c)))
         half //= 2
 
 
-cdef inline void column_total(const Tile *t, Py_ssize_t c, Py_ssize_t rows, v_f64 *high, v_f64 *low) noexcept nogil:
+cdef inline void column_total(const TileScratch *t, Py_ssize_t c, Py_ssize_t rows, v_f64 *high,
+                              v_f64 *low) noexcept nogil:
+    # OUT high + low: the sums of VL64 columns of a block of "rows" rows, and what they lost to rounding.
     if rows <= SHORT:
-        join_pair_lanes(t.total + c, t.total + t.across + c, high, low)
+        join_pair_lanes(t.sums + c, t.sums + t.pitch + c, high, low)
     else:
-        fold_lanes(t.total + c, t.across, high, low)
+        fold_lanes(t.sums + c, t.pitch, high, low)
 
 
-# --------------------------------------------------------------------------- columns of one block, in lanes
+# ---------------------------------------------------------------------------------------- tiles of one block
 
-cdef inline void join_columns(const Panel *s, Tile *t, const int operation) noexcept nogil:
+cdef void finish_columns(const ColumnTile *s, TileScratch *t, int what) noexcept nogil:
+    # From the sums of the only block: OUT t.top, t.log_sum, t.log_rest (TIES) and the factors t.high, t.low, t.after
+    # (STORE_EXPS), of whole vectors.
     cdef Py_ssize_t c
     cdef v_f64 sum, rest, tied
-    cdef bint split = operation != SOFTMAX
     for c from 0 <= c < t.columns by VL64:
         column_total(t, c, s.n, &sum, &rest)
-        if split:
+        if what & TIES:
             tied = v_widen(t.ties + c)
             log_lanes(sum, rest, tied, t.log_sum + c, t.log_rest + c)
             store_f64(t.top + c, v_widen(t.maxima + c))
-        if operation == CROSS_ENTROPY_GRAD:
+            if not what & STORE_EXPS:
+                continue
             two_sum_lanes(mul_f64(tied, set1_f64(EXP_SCALE)), sum, &sum, &tied)
             rest = add_f64(tied, rest)
-        if operation == SOFTMAX:
-            factor_lanes(sum, rest, NULL, t.high + c, t.low + c, t.after + c)
-        elif operation == CROSS_ENTROPY_GRAD:
             if factor_lanes(sum, rest, s.coefficient + c, t.high + c, t.low + c, t.after + c):
                 t.tiny = True
-    if split and not all_finite(t.maxima, t.columns):
-        for c in range(s.width):
-            if not -INFINITY < t.maxima[c] < INFINITY:
-                settle_column(s, t, c)
+        else:
+            factor_lanes(sum, rest, NULL, t.high + c, t.low + c, t.after + c)
+    if what & TIES and not all_finite(t.maxima, t.columns):
+        finish_infinite(s, t)
 
 
-cdef inline void settle_column(const Panel *s, Tile *t, Py_ssize_t c) noexcept nogil:
-    # the log of the sum of a column whose maximum is infinite
-    cdef bint nan = has_nan(s.x + c, s.n, s.x_step)
-    infinite_log(t.top[c], nan, t.log_sum + c, t.log_rest + c)
+cdef void finish_infinite(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    # The logarithms of columns whose maximum is infinite.
+    cdef Py_ssize_t c
+    for c in range(s.width):
+        if not -INFINITY < t.maxima[c] < INFINITY:
+            infinite_log(t.top[c], has_nan(s.x + c, s.n, s.x_step), t.log_sum + c, t.log_rest + c)
 
 
-# ------------------------------------------------------------------------------ columns of several blocks
+# ------------------------------------------------------------------------------------ tiles of several blocks
 
-cdef inline void keep_stats(const Panel *s, const Tile *t, Py_ssize_t b, const bint split) noexcept nogil:
+cdef void store_stats(const ColumnTile *s, const TileScratch *t, Py_ssize_t b, bint split) noexcept nogil:
+    # OUT t.stats: those of block b of each column, from its sums; split: ties are counted.
     cdef Py_ssize_t c, j, blocks = blocks_of(s.n), rows = block_length(s.n, b)
     cdef double high[VL64]
     cdef double low[VL64]
@@ -560,18 +612,19 @@ cdef inline void keep_stats(const Panel *s, const Tile *t, Py_ssize_t b, const b
                 stats.ties = NAN
 
 
-cdef inline void join_stats(const Panel *s, Tile *t, const int operation) noexcept nogil:
+cdef void join_blocks(const ColumnTile *s, TileScratch *t, int what) noexcept nogil:
+    # As finish_columns, from the stats of several blocks. The factors stay in the stats: each block has its own.
     cdef Py_ssize_t c, blocks = blocks_of(s.n)
     for c in range(s.width):
-        if operation != SOFTMAX:
+        if what & TIES:
             join_log(t.stats + c * blocks, blocks, s.t, t.top + c, t.log_sum + c, t.log_rest + c)
-        if operation == SOFTMAX or operation == CROSS_ENTROPY_GRAD:
+        if what & STORE_EXPS:
             join_softmax(t.stats + c * blocks, blocks, s.t,
                          s.coefficient[c] if s.coefficient != NULL else 1)
 
 
-cdef inline void block_shares(const Panel *s, Tile *t, Py_ssize_t b) noexcept nogil:
-    # the factors of one block of every column, from its stats
+cdef void load_factors(const ColumnTile *s, TileScratch *t, Py_ssize_t b) noexcept nogil:
+    # OUT t.high, t.low, t.after, t.tiny, t.maxima: those of block b of each column, from its stats.
     cdef Py_ssize_t c, blocks = blocks_of(s.n)
     cdef BlockStats *stats
     cdef double unit
@@ -581,7 +634,7 @@ cdef inline void block_shares(const Panel *s, Tile *t, Py_ssize_t b) noexcept no
         unit = 1 / FACTOR_SCALE
         t.after[c] = 1
         if is_tiny(stats.factor, FACTOR_SCALE):
-            # as in normalise_block
+            # the product is scaled down, not the factor, as in normalise_block
             t.tiny = True
             unit = 1
             t.after[c] = <real> (1 / FACTOR_SCALE)
@@ -589,58 +642,37 @@ cdef inline void block_shares(const Panel *s, Tile *t, Py_ssize_t b) noexcept no
         t.maxima[c] = <real> stats.maximum
 
 
-# ---------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------------------- writing results
 
-cdef inline void log_shares(const Panel *s, Tile *t) noexcept nogil:
-    cdef Py_ssize_t c
-    for c from 0 <= c < t.columns by VL64:
-        split_log_lanes(t.top + c, t.log_sum + c, t.log_rest + c, s.inv_t, t.high + c, t.low + c)
-    for c in range(s.width):
-        if not -INFINITY < t.top[c] < INFINITY:
-            split_log(t.top[c], t.log_sum[c], t.log_rest[c], s.inv_t, t.high + c, t.low + c)
-
-
-cdef inline Panel block_of_panel(const Panel *s, Py_ssize_t b) noexcept nogil:
-    cdef Panel block = s[0]
-    block.n = block_length(s.n, b)
-    block.x += b * BLOCK * s.x_step
-    block.p += b * BLOCK * s.p_step
-    block.y += b * BLOCK * s.y_step
-    block.e += b * BLOCK * s.e_step
-    block.beside += b * BLOCK * s.beside_step
-    return block
-
-
-cdef inline void write_vectors(const Panel *s, const Tile *t, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left,
-                               const Py_ssize_t rows, const int operation) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef bint waiting = exps_wait(s, operation)
-    cdef Py_ssize_t step = s.e_step if waiting else s.x_step
+cdef inline void write_vectors(const ColumnTile *s, const TileScratch *t, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left,
+                               const Py_ssize_t rows, const int operation, const bint waiting) noexcept nogil:
+    # Results of a vector of columns, "rows" rows from i on. waiting: SOFTMAX's exponentials wait at s.e; else they are
+    # computed again.
+    cdef Py_ssize_t k, step = s.e_step if waiting else s.x_step
     cdef const real *x = s.x + i * step + c
     cdef const real *p = s.p + i * s.p_step + c if is_derivative(operation) else NULL
     cdef real *y = s.y + i * s.y_step + c
-    cdef Py_ssize_t ahead = fetched(c, s.width, rows * s.y_step)
+    cdef Py_ssize_t ahead = prefetch_distance(c, s.width, rows * s.y_step)
     cdef vec a, d, high = v_load(t.high + c), low = v_load(t.low + c)
     cdef Logs logs = logs_of(high, low, s.inv_t)
     cdef Slope slope = slope_of(s.inv_t, operation)
-    cdef shift_t shift
+    cdef Reduction reduction = load_reduction(s, t, c)
     if waiting:
         x = s.e + i * step + c
     slope.dot = high
     if has_rest(operation):
         slope.rest = low
     for k in range(rows):
-        a = load_columns(x, left, 0)
+        a = load_columns(x, left)
         x += step
         if is_derivative(operation):
-            a = gradient(a, load_columns(p, left, 0), &slope, operation)
+            a = gradient(a, load_columns(p, left), &slope, operation)
             p += s.p_step
         elif operation == LOG_SOFTMAX:
             a = log_of(a, &logs)
         else:
             if not waiting:
-                shift = load_shift(t, c)
-                a = column_exp(a, &d, &shift, v_load(t.away + c), s.t, t.far)
+                a = reduced_exp(a, &d, &reduction, t.direct_reduction)
             a = normalised(a, high, low)
             if t.tiny:
                 a = v_mul(a, v_load(t.after + c))
@@ -650,57 +682,166 @@ cdef inline void write_vectors(const Panel *s, const Tile *t, Py_ssize_t i, Py_s
         y += s.y_step
 
 
-cdef inline void write_block(const Panel *s, const Tile *t, const int operation) noexcept nogil:
-    # several rows together, what is left of them one by one
-    cdef Py_ssize_t i = 0, c
-    while i <= s.n - TOGETHER:
-        for c from 0 <= c <= s.width - VL by VL:
-            write_vectors(s, t, i, c, VL, TOGETHER, operation)
-        c = s.width // VL * VL
-        if c < s.width:
-            write_vectors(s, t, i, c, s.width - c, TOGETHER, operation)
-        i += TOGETHER
+cdef inline void write_rows(const ColumnTile *s, const TileScratch *t, Py_ssize_t i, const Py_ssize_t rows,
+                            const int operation, const bint waiting) noexcept nogil:
+    cdef Py_ssize_t c
+    for c from 0 <= c <= s.width - VL by VL:
+        write_vectors(s, t, i, c, VL, rows, operation, waiting)
+    c = s.width // VL * VL
+    if c < s.width:
+        write_vectors(s, t, i, c, s.width - c, rows, operation, waiting)
+
+
+cdef inline bint has_exp(const int operation, const bint waiting) noexcept nogil:
+    # whether an exponential is computed for each result
+    return operation == LOG_SOFTMAX_VJP or (operation == SOFTMAX and not waiting)
+
+
+cdef inline void write_block(const ColumnTile *s, const TileScratch *t, const int operation,
+                             const bint waiting) noexcept nogil:
+    # Where an exponential is computed for each result, the number of rows is no constant, so that the compiler does not
+    # unroll over them: it would hide no more latency, and repeat the exponential.
+    cdef Py_ssize_t i = 0
+    if has_exp(operation, waiting):
+        while i < s.n:
+            write_rows(s, t, i, ROW_GROUP if s.n - i > ROW_GROUP else s.n - i, operation, waiting)
+            i += ROW_GROUP
+        return
+    while i <= s.n - ROW_GROUP:
+        write_rows(s, t, i, ROW_GROUP, operation, waiting)
+        i += ROW_GROUP
     while i < s.n:
-        for c from 0 <= c < s.width by VL:
-            write_vectors(s, t, i, c, s.width - c, 1, operation)
+        write_rows(s, t, i, 1, operation, waiting)
         i += 1
 
 
-cdef inline void write_panel(const Panel *s, Tile *t, const int operation) noexcept nogil:
+cdef inline bint exps_wait(const ColumnTile *s) noexcept nogil:
+    # Exponentials are stored when they are summed, and normalised where they lie; but not in a result that is stored
+    # past the caches.
+    return s.staged or not s.stream
+
+
+cdef void write_softmax(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    # The last block is the one that is most likely to be in the caches still.
     cdef Py_ssize_t blocks = blocks_of(s.n), b
-    cdef Panel block
+    cdef ColumnTile block
     for b in range(blocks - 1, -1, -1):
-        block = block_of_panel(s, b)
-        if blocks > 1 and operation == SOFTMAX:
-            block_shares(s, t, b)
-            if not exps_wait(s, operation):
-                t.far = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
-        write_block(&block, t, operation)
+        block = block_of_tile(s, b)
+        if blocks > 1:
+            load_factors(s, t, b)
+        if exps_wait(s):
+            write_block(&block, t, SOFTMAX, True)
+            continue
+        if blocks > 1:
+            t.direct_reduction = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
+        write_block(&block, t, SOFTMAX, False)
 
 
-cdef void write_shares(const Panel *s, Tile *t) noexcept nogil:
-    write_panel(s, t, SOFTMAX)
+cdef inline void write_tile(const ColumnTile *s, const TileScratch *t, const int operation) noexcept nogil:
+    # As write_softmax, of operations whose results are made of the same numbers in all blocks of a column.
+    cdef Py_ssize_t b
+    cdef ColumnTile block
+    for b in range(blocks_of(s.n) - 1, -1, -1):
+        block = block_of_tile(s, b)
+        write_block(&block, t, operation, False)
 
 
-cdef void write_between(const Panel *s, const Tile *t, Py_ssize_t first, Py_ssize_t width,
-                        int operation) noexcept nogil:
-    # derivatives of so many columns of the panel
-    cdef Panel panel = s[0]
-    cdef Tile tile = t[0]
-    panel.x += first
-    panel.p += first
-    panel.y += first
-    panel.width = width
-    # which takes whole lines
-    panel.stream = False
-    tile.high += first
-    tile.low += first
-    write_panel(&panel, &tile, operation)
+cdef void write_log_softmax(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    cdef Py_ssize_t c
+    for c from 0 <= c < t.columns by VL64:
+        split_log_lanes(t.top + c, t.log_sum + c, t.log_rest + c, s.inv_t, t.high + c, t.low + c)
+    for c in range(s.width):
+        if not -INFINITY < t.top[c] < INFINITY:
+            split_log(t.top[c], t.log_sum[c], t.log_rest[c], s.inv_t, t.high + c, t.low + c)
+    write_tile(s, t, LOG_SOFTMAX)
 
 
-cdef void write_beyond(const Panel *s, const Tile *t, int operation) noexcept nogil:
-    # Derivatives of a panel where the dot product of some column is_beyond: each of those by itself, and what lies
-    # between them as ever.
+cdef void write_logsumexp(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    # OUT s.y: a number for each column, a step of y_step from one to the next.
+    cdef Py_ssize_t c
+    for c from 0 <= c < t.columns by VL64:
+        v_narrow(t.high + c, whole_log_lanes(load_f64(t.top + c), load_f64(t.log_sum + c), load_f64(t.log_rest + c)))
+    for c in range(s.width):
+        s.y[c * s.y_step] = t.high[c]
+
+
+cdef void write_softmax_grad(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    write_tile(s, t, SOFTMAX_GRAD)
+
+
+cdef void write_log_softmax_vjp(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    write_tile(s, t, LOG_SOFTMAX_VJP)
+
+
+cdef void write_log_softmax_jvp(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    write_tile(s, t, LOG_SOFTMAX_JVP)
+
+
+# ------------------------------------------------------------------------------------------------ dot products
+
+cdef void softmax_grad_dots(const ColumnTile *s, const TileScratch *t) noexcept nogil:
+    # sum(g p), of a block: OUT t.sums where products are added in their own precision, else t.dots.
+    if t.products:
+        column_sums(s, t, SOFTMAX_GRAD, PRODUCTS)
+    else:
+        column_sums(s, t, SOFTMAX_GRAD, 0)
+
+
+cdef void log_softmax_vjp_dots(const ColumnTile *s, const TileScratch *t) noexcept nogil:
+    # OUT t.dots: sum(g), of a block.
+    seldom_sums(s, t, LOG_SOFTMAX_VJP, 0)
+
+
+cdef void log_softmax_jvp_dots(const ColumnTile *s, const TileScratch *t) noexcept nogil:
+    # OUT t.dots: sum(g exp(p)) EXP_SCALE, of a block.
+    seldom_sums(s, t, LOG_SOFTMAX_JVP, 0)
+
+
+cdef void add_block_dots(TileScratch *t, Py_ssize_t c, v_f64 *high, v_f64 *low) noexcept nogil:
+    # IN/OUT high + low: the dot products of VL64 columns of one block become those of the blocks so far, which are in
+    # t.top + t.log_sum: what an addition loses is added to log_sum.
+    cdef v_f64 lost
+    two_sum_lanes(load_f64(t.top + c), high[0], high, &lost)
+    low[0] = add_f64(add_f64(load_f64(t.log_sum + c), lost), low[0])
+    store_f64(t.top + c, high[0])
+    store_f64(t.log_sum + c, low[0])
+
+
+cdef void finish_dots(const ColumnTile *s, TileScratch *t, Py_ssize_t b, int operation) noexcept nogil:
+    # From the accumulators of block b: OUT t.high, t.low: after the last block, what a Slope is made with.
+    cdef Py_ssize_t blocks = blocks_of(s.n), count = LANES if block_length(s.n, b) > SHORT else 1, c
+    cdef v_f64 high, low
+    for c from 0 <= c < t.columns by VL64:
+        if t.products:
+            high = v_widen(t.sums + c)
+            low = set1_f64(0)
+        else:
+            dot_columns(t.dots + c, LANES, t.pitch, count, &high, &low)
+        if blocks > 1:
+            add_block_dots(t, c, &high, &low)
+        if b + 1 == blocks:
+            dot_split_lanes(high, low, dot_scale(operation), t.high + c, t.low + c if has_rest(operation) else NULL)
+
+
+cdef void write_between(const ColumnTile *s, const TileScratch *t, Py_ssize_t first, Py_ssize_t width,
+                        TileFn write) noexcept nogil:
+    # Derivatives of "width" columns of the tile, from "first" on.
+    cdef ColumnTile columns = s[0]
+    cdef TileScratch scratch = t[0]
+    columns.x += first
+    columns.p += first
+    columns.y += first
+    columns.width = width
+    # non-temporal stores need aligned vectors
+    columns.stream = False
+    scratch.high += first
+    scratch.low += first
+    write(&columns, &scratch)
+
+
+cdef void write_beyond(const ColumnTile *s, const TileScratch *t, int operation, TileFn write) noexcept nogil:
+    # Derivatives of a tile where the dot product of some column is_beyond the range: each of those columns by itself,
+    # and what lies between them as ever.
     cdef Py_ssize_t c, first = 0
     cdef Line line
     for c in range(s.width):
@@ -711,105 +852,93 @@ cdef void write_beyond(const Panel *s, const Tile *t, int operation) noexcept no
         line.p_stride *= s.p_step
         line.y_stride *= s.y_step
         if finish_line(line, s.inv_t, operation):
-            write_between(s, t, first, c - first, operation)
+            write_between(s, t, first, c - first, write)
             first = c + 1
-    write_between(s, t, first, s.width - first, operation)
+    write_between(s, t, first, s.width - first, write)
 
 
-cdef inline void forward_columns(const Panel *panel, char *scratch, int operation, const int kind) noexcept nogil:
-    # kind: the operation, but LOGSUMEXP for all that keep no exponentials
-    cdef Panel local = panel[0]       # whose members need not be read again after every store
-    cdef const Panel *s = &local
-    cdef Py_ssize_t blocks = blocks_of(s.n), b, c
-    cdef Panel block
-    cdef Tile t
-    lay_tile(&t, s.n, s.width, scratch)
+# --------------------------------------------------------------------------------------------- the operations
+
+cdef ColumnOperation[<int> OPERATIONS] COLUMN_OPERATIONS
+COLUMN_OPERATIONS[<int> SOFTMAX].what = STORE_EXPS
+COLUMN_OPERATIONS[<int> SOFTMAX].write = write_softmax
+COLUMN_OPERATIONS[<int> LOG_SOFTMAX].what = TIES
+COLUMN_OPERATIONS[<int> LOG_SOFTMAX].write = write_log_softmax
+COLUMN_OPERATIONS[<int> LOGSUMEXP].what = TIES
+COLUMN_OPERATIONS[<int> LOGSUMEXP].write = write_logsumexp
+COLUMN_OPERATIONS[<int> CROSS_ENTROPY].what = TIES
+COLUMN_OPERATIONS[<int> CROSS_ENTROPY_GRAD].what = TIES | STORE_EXPS
+COLUMN_OPERATIONS[<int> CROSS_ENTROPY_GRAD].write = write_softmax
+COLUMN_OPERATIONS[<int> SOFTMAX_GRAD].dots = softmax_grad_dots
+COLUMN_OPERATIONS[<int> SOFTMAX_GRAD].write = write_softmax_grad
+COLUMN_OPERATIONS[<int> LOG_SOFTMAX_VJP].dots = log_softmax_vjp_dots
+COLUMN_OPERATIONS[<int> LOG_SOFTMAX_VJP].write = write_log_softmax_vjp
+COLUMN_OPERATIONS[<int> LOG_SOFTMAX_JVP].dots = log_softmax_jvp_dots
+COLUMN_OPERATIONS[<int> LOG_SOFTMAX_JVP].write = write_log_softmax_jvp
+
+
+cdef void forward_tile(const ColumnTile *tile, TileScratch *t, const ColumnOperation *operation) noexcept nogil:
+    cdef ColumnTile s = tile[0]
+    cdef Py_ssize_t blocks = blocks_of(s.n), b
+    cdef int what = operation.what
+    cdef ColumnTile block
     if s.staged or s.y == NULL:
-        local.e = t.e
-        local.e_step = t.across
+        s.e = t.e
+        s.e_step = t.pitch
     else:
-        local.e = s.y
-        local.e_step = s.y_step
-    local.beside_step = s.x_step
-    # what an operation does not have is never read nor written, but stepped along
-    local.p = s.x
+        s.e = s.y
+        s.e_step = s.y_step
+    s.right_step = s.x_step
+    # An operand that an operation does not have is neither read nor written, but its pointer is stepped along.
+    s.p = s.x
     if s.y == NULL:
-        local.y = local.e
-    if operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD:
+        s.y = s.e
+    if s.top != NULL:
         t.top = s.top
         t.log_sum = s.log_sum
         t.log_rest = s.log_rest
     for b in range(blocks):
-        block = block_of_panel(s, b)
-        panel_maxima(&block, &t)
-        t.far = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
-        panel_sums(&block, &t, kind, exps_wait(s, kind))
+        block = block_of_tile(&s, b)
+        find_maxima(&block, t)
+        t.direct_reduction = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
+        exp_sums(&block, t, what if exps_wait(&s) else what & TIES)
         if blocks > 1:
-            keep_stats(s, &t, b, kind != SOFTMAX)
+            store_stats(&s, t, b, what & TIES)
     if blocks > 1:
-        join_stats(s, &t, kind)
+        join_blocks(&s, t, what)
     else:
-        join_columns(s, &t, kind)
-    if kind != LOGSUMEXP:
-        write_shares(s, &t)
-    elif operation == LOG_SOFTMAX:
-        log_shares(s, &t)
-        write_panel(s, &t, LOG_SOFTMAX)
-    elif operation == LOGSUMEXP:
-        for c from 0 <= c < t.columns by VL64:
-            v_narrow(t.high + c,
-                     whole_log_lanes(load_f64(t.top + c), load_f64(t.log_sum + c), load_f64(t.log_rest + c)))
-        for c in range(s.width):
-            s.y[c * s.y_step] = t.high[c]
+        finish_columns(&s, t, what)
+    if operation.write != NULL:
+        operation.write(&s, t)
 
 
-cdef inline void backward_columns(const Panel *panel, char *scratch, const int operation) noexcept nogil:
-    cdef Panel local = panel[0]
-    cdef const Panel *s = &local
-    cdef Py_ssize_t blocks = blocks_of(s.n), b, c
-    cdef bint plain = is_plain(s.n, operation)
-    cdef v_f64 high, low, lost
-    cdef Panel block
-    cdef Tile t
-    lay_tile(&t, s.n, s.width, scratch)
-    # neither read nor written, but stepped along
-    local.e = s.y
-    local.beside = s.x
-    for c in range(t.columns if blocks > 1 else 0):
-        t.top[c] = t.log_sum[c] = 0
+cdef void backward_tile(const ColumnTile *tile, TileScratch *t, int operation) noexcept nogil:
+    cdef ColumnTile s = tile[0]
+    cdef Py_ssize_t blocks = blocks_of(s.n), b
+    cdef TileFn write = COLUMN_OPERATIONS[operation].write
+    cdef ColumnTile block
+    # An operand that derivatives do not have is neither read nor written, but its pointer is stepped along.
+    s.e = s.y
+    s.right = s.x
+    t.products = is_plain(s.n, operation)
+    if blocks > 1:
+        memset(t.top, 0, t.columns * sizeof(double))
+        memset(t.log_sum, 0, t.columns * sizeof(double))
     for b in range(blocks):
-        block = block_of_panel(s, b)
-        panel_dots(&block, &t, operation, plain)
-        for c from 0 <= c < t.columns by VL64:
-            if plain:
-                high = v_widen(t.total + c)
-                low = set1_f64(0)
-            else:
-                dot_columns(t.dots + c, LANES, t.across, LANES if block.n > SHORT else 1, &high, &low)
-            if blocks > 1:
-                # as in add_part
-                two_sum_lanes(load_f64(t.top + c), high, &high, &lost)
-                low = add_f64(add_f64(load_f64(t.log_sum + c), lost), low)
-                store_f64(t.top + c, high)
-                store_f64(t.log_sum + c, low)
-            if b + 1 == blocks:
-                dot_split_lanes(high, low, dot_scale(operation), t.high + c, t.low + c if has_rest(operation) else NULL)
+        block = block_of_tile(&s, b)
+        COLUMN_OPERATIONS[operation].dots(&block, t)
+        finish_dots(&s, t, b, operation)
     if not is_looked_at(s.n, operation) or all_below(t.high, t.columns, largest_dot(operation)):
-        write_panel(s, &t, operation)
+        write(&s, t)
     else:
-        write_beyond(s, &t, operation)
+        write_beyond(&s, t, operation, write)
 
 
-cdef void run_panel(const Panel *s, char *scratch, int operation) noexcept nogil:
-    if operation == SOFTMAX:
-        forward_columns(s, scratch, operation, SOFTMAX)
-    elif operation == CROSS_ENTROPY_GRAD:
-        forward_columns(s, scratch, operation, CROSS_ENTROPY_GRAD)
-    elif not is_derivative(operation):
-        forward_columns(s, scratch, operation, LOGSUMEXP)
-    elif operation == SOFTMAX_GRAD:
-        backward_columns(s, scratch, SOFTMAX_GRAD)
-    elif operation == LOG_SOFTMAX_VJP:
-        backward_columns(s, scratch, LOG_SOFTMAX_VJP)
+cdef void run_tile(const ColumnTile *s, char *scratch, int operation) noexcept nogil:
+    # OUT: the results of a tile, in tile_bytes of scratch.
+    cdef TileScratch t
+    lay_tile(&t, s.n, s.width, scratch)
+    if is_derivative(operation):
+        backward_tile(s, &t, operation)
     else:
-        backward_columns(s, scratch, LOG_SOFTMAX_JVP)
+        forward_tile(s, &t, &COLUMN_OPERATIONS[operation])

@@ -14,9 +14,9 @@
 #     |     reduce                 add, fold, join, finish: from vectors to what results are made from (reduce.pxi)
 #     |     store                  normalised exponentials, log-probabilities (store.pxi)
 #     |-- derivatives              dot product of a row, and its results (gradient.pxi, overflow.pxi)
-#   run_panel (columns.pxi)        the same down the columns of a tile
+#   run_tile (columns.pxi)           the same down the columns of a tile
 #   measure, finish, write         the same for the blocks of one split row, which threads work on together
-#   loss_rows, loss_columns        around run_batch and run_panel: targets, losses and their gradients (loss.pxi,
+#   loss_rows, loss_columns        around run_batch and run_tile: targets, losses and their gradients (loss.pxi,
 #                                  scale.pxi)
 #
 # Words:

@@ -34,11 +34,11 @@ cdef struct Losses:
 
 
 cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
-    return LOSS_ARRAYS * across_of(rows)
+    return LOSS_ARRAYS * tile_pitch(rows)
 
 
 cdef void place_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
-    cdef Py_ssize_t across = across_of(rows)
+    cdef Py_ssize_t across = tile_pitch(rows)
     l.rows = rows
     l.target = <int64_t *> memory
     l.coefficient = memory + across
@@ -161,7 +161,7 @@ cdef void spread_target(const Job *job, const real *x, Py_ssize_t step, const re
 cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *probabilities) noexcept nogil:
     cdef Losses l = losses[0]
     cdef const char *upstream
-    cdef Py_ssize_t stride = row_stride(job, &job.upstream), across = across_of(l.rows), i
+    cdef Py_ssize_t stride = row_stride(job, &job.upstream), across = tile_pitch(l.rows), i
     cdef double scale = job.loss.scale
     losses.ignored = False
     for i in range(l.rows):
@@ -324,8 +324,8 @@ cdef void loss_rows(const Job *job, RowBatch *s, Py_ssize_t row, real *e, BlockS
             scale_gradients(job, &l)
 
 
-cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit, char *scratch, double *per_column,
-                       real *spare) noexcept nogil:
+cdef void loss_columns(const Job *job, ColumnTile *s, Py_ssize_t row, Py_ssize_t unit, char *scratch,
+                       double *per_column, real *spare) noexcept nogil:
     cdef Losses l
     place_losses(&l, s.width, per_column)
     l.x = s.x
@@ -338,7 +338,7 @@ cdef void loss_columns(const Job *job, Panel *s, Py_ssize_t row, Py_ssize_t unit
     s.log_sum = l.log_sum
     s.log_rest = l.log_rest
     prepare_losses(job, row, &l, spare)
-    run_panel(s, scratch, job.operation)
+    run_tile(s, scratch, job.operation)
     finish_losses(job, row, unit, &l)
     if job.operation == CROSS_ENTROPY_GRAD:
         finish_gradients(job, row, &l, spare)

@@ -324,7 +324,7 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
 # ---------------------------------------------------------------------------------------------- columns
 
 cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
-    cdef Py_ssize_t across = across_of(job.width)
+    cdef Py_ssize_t across = tile_pitch(job.width)
     cdef Py_ssize_t size = tile_bytes(job.n, job.width, job.staged)
     if not job.direct:
         size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real)
@@ -385,11 +385,11 @@ cdef void mask_panel_results(const Job *job, Py_ssize_t row, Py_ssize_t width, r
 
 cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
     cdef Py_ssize_t last = job.batch_ndim - 1, inner = job.batch_shape[last], n = job.n
-    cdef Py_ssize_t tiles = (inner + job.width - 1) // job.width, across = across_of(job.width)
+    cdef Py_ssize_t tiles = (inner + job.width - 1) // job.width, across = tile_pitch(job.width)
     cdef Py_ssize_t unit, column, row, i, c
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
     cdef bint loss = is_loss(job.operation)
-    cdef Panel s
+    cdef ColumnTile s
     cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width, job.staged))
     cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (loss_doubles(across) if loss else 0))
     cdef uint64_t *keys = <uint64_t *> (kept + (0 if job.direct else across))
@@ -398,7 +398,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     cdef real *spare = tile_p + (0 if job.direct else n * across + across)
     cdef char *x
     cdef char *y
-    memset(&s, 0, sizeof(Panel))
+    memset(&s, 0, sizeof(ColumnTile))
     s.n = n
     s.t = inner_temperature(job)
     s.inv_t = 1 / s.t
@@ -413,7 +413,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
         if job.direct:
             s.x = <const real *> x
             s.x_step = job.x.axis[0] // size
-            s.beside = s.x + (s.width if column + s.width < inner else 0)
+            s.right = s.x + (s.width if column + s.width < inner else 0)
             s.y = <real *> y
             s.y_step = 1 if job.operation == LOGSUMEXP else job.y.axis[0] // size
             if job.p.data != NULL:
@@ -422,7 +422,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
         else:
             gather_panel(&job.x, x, n, s.width, job.x.batch[last], tile, across)
             s.x = s.y = tile
-            s.beside = tile
+            s.right = tile
             s.x_step = s.y_step = s.p_step = across
             if job.p.data != NULL:
                 gather_panel(&job.p, batch_at(job, &job.p, row), n, s.width, job.p.batch[last], tile_p, across)
@@ -439,7 +439,7 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
         if loss:
             loss_columns(job, &s, row, unit, scratch, per_column, spare)
         else:
-            run_panel(&s, scratch, job.operation)
+            run_tile(&s, scratch, job.operation)
         if is_rescaled(job):
             scale_back(job, tile, s.width, 1, across, kept + across)
         if not job.direct and job.y.data != NULL:
