@@ -5,7 +5,7 @@
 #
 #   row set        the rows of a tile whose terms go to one accumulator (every LANES-th row), or to every fourth one
 #   fourth         QUARTER accumulators of a column: j, j + 4, j + 8, ... for one j in 0 ... 3
-#   staged tile    its logits are copied into scratch, where their exponentials replace them
+#   loaded tile    its logits lie in scratch, where their exponentials replace them (tiles.pxi)
 #   normalise      multiply exponentials by the reciprocal of their sum
 #
 # A sweep goes along the rows of a tile, ROW_GROUP of them at a time: what it touches lies together in memory, and rows
@@ -40,7 +40,9 @@ cdef struct ColumnTile:
     Py_ssize_t right_step
     double t                      # the temperature, and its reciprocal
     double inv_t
-    bint staged
+    # Of a loaded tile: the maxima of its columns, a row for each block, tile_pitch(width) apart; else NULL. Then x is
+    # scratch, which may be overwritten, and its rows are of whole vectors.
+    real *maxima
     bint stream                   # results are stored past the caches, with non-temporal stores
     # "width" numbers each, and room for whole vectors:
     const double *coefficient     # IN: what the softmax of each column is multiplied by, or NULL for 1
@@ -67,7 +69,6 @@ cdef struct TileScratch:
     real *sums                    # LANES rows: accumulator j of each column in row j
     real *ties                    # LANES rows: how many elements are at the maximum
     double *dots                  # accumulators of dot products, in place of sums and ties
-    real *e                       # n rows: exponentials of a staged tile
     double *top
     double *log_sum
     double *log_rest
@@ -88,19 +89,20 @@ cdef inline Py_ssize_t whole_vectors(Py_ssize_t width) noexcept nogil:
 
 
 cdef inline Py_ssize_t tile_pitch(Py_ssize_t width) noexcept nogil:
-    # Elements from row to row of scratch: rows at a multiple of 1024 bytes would map to the same few sets of the cache.
+    # Elements from row to row of scratch, such that LANES rows are no multiple of 4096 bytes: a sweep goes from one row to
+    # the LANES-th after it, and a load waits for an earlier store whose address has the same lowest 12 bits.
     cdef Py_ssize_t pitch = whole_vectors(width)
-    return pitch + VL if pitch * <Py_ssize_t> sizeof(real) % 1024 == 0 else pitch
+    return pitch + VL if pitch * <Py_ssize_t> sizeof(real) % 256 == 0 else pitch
 
 
-cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width, bint staged) noexcept nogil:
+cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width) noexcept nogil:
     # The size of a TileScratch's memory, which lay_tile divides.
-    return tile_pitch(width) * ((8 + 2 * LANES + (n if staged else 0)) * <Py_ssize_t> sizeof(real)
-                                + 3 * <Py_ssize_t> sizeof(double) + blocks_of(n) * <Py_ssize_t> sizeof(BlockStats))
+    return tile_pitch(width) * ((8 + 2 * LANES) * <Py_ssize_t> sizeof(real) + 3 * <Py_ssize_t> sizeof(double)
+                                + blocks_of(n) * <Py_ssize_t> sizeof(BlockStats))
 
 
 cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
-    # OUT t: pointers into scratch, tile_bytes(n, width, staged) bytes.
+    # OUT t: pointers into scratch, tile_bytes(n, width) bytes.
     t.columns = whole_vectors(width)
     t.pitch = tile_pitch(width)
     t.direct_reduction = t.tiny = t.products = False
@@ -119,7 +121,6 @@ cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, char *
     t.sums = t.after + t.pitch
     t.ties = t.sums + LANES * t.pitch
     t.dots = <double *> t.sums
-    t.e = t.ties + LANES * t.pitch
 
 
 cdef inline ColumnTile block_of_tile(const ColumnTile *s, Py_ssize_t b) noexcept nogil:
@@ -153,59 +154,46 @@ cdef inline void store_columns(real *p, Py_ssize_t left, vec a, bint stream) noe
 cdef inline Py_ssize_t prefetch_distance(Py_ssize_t c, Py_ssize_t width, Py_ssize_t following) noexcept nogil:
     # Elements from the vector at column c to the one that is prefetched. That is PREFETCH_VECTORS further in the row;
     # or, where the row ends before, in the row that the sweep visits next, which starts "following" elements after it.
+    if width < PREFETCH_VECTORS * VL:
+        return following
     return PREFETCH_VECTORS * VL + (0 if c < width - PREFETCH_VECTORS * VL else following - width)
 
 
 # -------------------------------------------------------------------------------------------------- maxima
 
 cdef inline void max_vectors(const ColumnTile *s, const TileScratch *t, Py_ssize_t i, Py_ssize_t c, Py_ssize_t left,
-                             const Py_ssize_t rows, const bint staged) noexcept nogil:
-    # Raises the maxima of a vector of columns by "rows" rows from i on; staged: these are copied into scratch.
+                             const Py_ssize_t rows) noexcept nogil:
+    # Raises the maxima of a vector of columns by "rows" rows from i on.
     cdef Py_ssize_t step = s.x_step, ahead = prefetch_distance(c, s.width, rows * s.x_step), k
     cdef const real *x = s.x + i * step + c
-    cdef real *e = s.e + i * t.pitch + c
-    cdef vec a, top = v_load(t.maxima + c)
+    cdef vec top = v_load(t.maxima + c)
     for k in range(rows):
         prefetch(x + k * step + ahead)
-        a = load_columns(x + k * step, left)
-        if staged:
-            v_store(e + k * t.pitch, a)
-        top = v_max(a, top)
+        top = v_max(load_columns(x + k * step, left), top)
     v_store(t.maxima + c, top)
 
 
-cdef inline void max_rows(const ColumnTile *s, const TileScratch *t, Py_ssize_t i, const Py_ssize_t rows,
-                          const bint staged) noexcept nogil:
+cdef inline void max_rows(const ColumnTile *s, const TileScratch *t, Py_ssize_t i,
+                          const Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t c = 0
     while c <= s.width - VL:
-        max_vectors(s, t, i, c, VL, rows, staged)
+        max_vectors(s, t, i, c, VL, rows)
         c += VL
     if c < s.width:
-        max_vectors(s, t, i, c, s.width - c, rows, staged)
+        max_vectors(s, t, i, c, s.width - c, rows)
 
 
-cdef inline void max_sweep(const ColumnTile *s, const TileScratch *t, const bint staged) noexcept nogil:
+cdef void find_maxima(const ColumnTile *s, const TileScratch *t) noexcept nogil:
+    # OUT t.maxima: those of the columns of one block.
     cdef Py_ssize_t c, i = 0
     for c from 0 <= c < t.columns by VL:
         v_store(t.maxima + c, v_set1(-INFINITY))
     while i <= s.n - ROW_GROUP:
-        max_rows(s, t, i, ROW_GROUP, staged)
+        max_rows(s, t, i, ROW_GROUP)
         i += ROW_GROUP
     while i < s.n:
-        max_rows(s, t, i, 1, staged)
+        max_rows(s, t, i, 1)
         i += 1
-
-
-cdef void find_maxima(ColumnTile *s, const TileScratch *t) noexcept nogil:
-    # OUT t.maxima: those of the columns of one block. A block that is staged lies in scratch from then on, in whole
-    # vectors.
-    if not s.staged:
-        max_sweep(s, t, False)
-        return
-    max_sweep(s, t, True)
-    s.x = s.e
-    s.x_step = t.pitch
-    s.width = t.columns
 
 
 # ------------------------------------------------------------------------------------------------ row sets
@@ -718,7 +706,7 @@ cdef inline void write_block(const ColumnTile *s, const TileScratch *t, const in
 cdef inline bint exps_wait(const ColumnTile *s) noexcept nogil:
     # Exponentials are stored when they are summed, and normalised where they lie; but not in a result that is stored
     # past the caches.
-    return s.staged or not s.stream
+    return s.maxima != NULL or not s.stream
 
 
 cdef void write_softmax(const ColumnTile *s, TileScratch *t) noexcept nogil:
@@ -881,14 +869,10 @@ cdef void forward_tile(const ColumnTile *tile, TileScratch *t, const ColumnOpera
     cdef ColumnTile s = tile[0]
     cdef Py_ssize_t blocks = blocks_of(s.n), b
     cdef int what = operation.what
+    cdef bint loaded = s.maxima != NULL
     cdef ColumnTile block
-    if s.staged or s.y == NULL:
-        s.e = t.e
-        s.e_step = t.pitch
-    else:
-        s.e = s.y
-        s.e_step = s.y_step
-    s.right_step = s.x_step
+    s.e = <real *> s.x if loaded or s.y == NULL else s.y
+    s.e_step = s.x_step if loaded or s.y == NULL else s.y_step
     # An operand that an operation does not have is neither read nor written, but its pointer is stepped along.
     s.p = s.x
     if s.y == NULL:
@@ -899,7 +883,11 @@ cdef void forward_tile(const ColumnTile *tile, TileScratch *t, const ColumnOpera
         t.log_rest = s.log_rest
     for b in range(blocks):
         block = block_of_tile(&s, b)
-        find_maxima(&block, t)
+        if loaded:
+            t.maxima = s.maxima + b * t.pitch
+            block.width = t.columns
+        else:
+            find_maxima(&block, t)
         t.direct_reduction = shift_lanes(t.maxima, t.columns, s.t, t.origin, t.away, t.magic, t.center)
         exp_sums(&block, t, what if exps_wait(&s) else what & TIES)
         if blocks > 1:
@@ -935,7 +923,7 @@ cdef void backward_tile(const ColumnTile *tile, TileScratch *t, int operation) n
 
 
 cdef void run_tile(const ColumnTile *s, char *scratch, int operation) noexcept nogil:
-    # OUT: the results of a tile, in tile_bytes of scratch.
+    # OUT: the results of a tile; scratch is of tile_bytes(n, width).
     cdef TileScratch t
     lay_tile(&t, s.n, s.width, scratch)
     if is_derivative(operation):

@@ -14,7 +14,7 @@
 #     |     reduce                 add, fold, join, finish: from vectors to what results are made from (reduce.pxi)
 #     |     store                  normalised exponentials, log-probabilities (store.pxi)
 #     |-- derivatives              dot product of a row, and its results (gradient.pxi, overflow.pxi)
-#   run_tile (columns.pxi)           the same down the columns of a tile
+#   run_tile (columns.pxi)           the same down the columns of a tile, which tiles.pxi loads and stores
 #   measure, finish, write         the same for the blocks of one split row, which threads work on together
 #   loss_rows, loss_columns        around run_batch and run_tile: targets, losses and their gradients (loss.pxi,
 #                                  scale.pxi)
@@ -61,7 +61,7 @@
 from libc.float cimport DBL_MIN
 from libc.math cimport INFINITY, NAN, fabs, fma, frexp, isnan, ldexp
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from cpython.pycapsule cimport PyCapsule_New
 
 from csoftmax.kernels.problem cimport (
@@ -206,6 +206,7 @@ include "overflow.pxi"
 include "lanes.pxi"
 include "rows.pxi"
 include "columns.pxi"
+include "tiles.pxi"
 include "packed.pxi"
 include "table.pxi"
 include "loss.pxi"

@@ -324,134 +324,55 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
 # ---------------------------------------------------------------------------------------------- columns
 
 cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
-    cdef Py_ssize_t across = tile_pitch(job.width)
-    cdef Py_ssize_t size = tile_bytes(job.n, job.width, job.staged)
-    if not job.direct:
-        size += (2 * job.n + 1) * across * <Py_ssize_t> sizeof(real)
-        size += (2 if job.exact or is_rescaled(job) else 1) * across * <Py_ssize_t> sizeof(Py_ssize_t)
+    cdef Py_ssize_t size = tile_bytes(job.n, job.width) + stage_bytes(job, job.width)
     if is_loss(job.operation):
-        size += loss_doubles(across) * <Py_ssize_t> sizeof(double) + job.n * <Py_ssize_t> sizeof(real)
+        size += loss_doubles(job.width) * <Py_ssize_t> sizeof(double) + job.n * <Py_ssize_t> sizeof(real)
     return size
 
 
-cdef void gather_panel(const Operand *o, const char *base, Py_ssize_t n, Py_ssize_t width, Py_ssize_t stride,
-                       real *dst, Py_ssize_t step) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        load_run(o.storage, base + i * o.axis[0], stride, width, dst + i * step)
-
-
-cdef void exclude_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *dst, Py_ssize_t step,
-                        real value) noexcept nogil:
-    # As "exclude", of columns whose rows lie "step" reals from each other.
-    cdef const char *mask = batch_at(job, &job.mask, row)
-    cdef Py_ssize_t i
-    for i in range(job.n):
-        exclude_run(mask + i * job.mask.axis[0], job.mask.batch[job.batch_ndim - 1], width, dst + i * step, value)
-
-
-cdef void shift_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *dst, Py_ssize_t step,
-                      uint64_t *keys) noexcept nogil:
-    # as "shift_exactly", of columns; keys has one a column
-    cdef const char *x = batch_at(job, &job.x, row)
-    cdef const char *mask = batch_at(job, &job.mask, row) if job.mask.data != NULL else NULL
-    cdef Py_ssize_t last = job.batch_ndim - 1, i
-    memset(keys, 0, width * sizeof(uint64_t))
-    for i in range(job.n):
-        max_keys(job.x.storage, x + i * job.x.axis[0], job.x.batch[last], width,
-                 mask + i * job.mask.axis[0] if mask != NULL else NULL, job.mask.batch[last], keys, 1)
-    for i in range(job.n):
-        subtract_keys(job.x.storage, x + i * job.x.axis[0], job.x.batch[last], width, keys, 1, dst + i * step)
-
-
-cdef void mask_panel(const Job *job, Py_ssize_t row, Py_ssize_t width, real *tile, real *tile_p,
-                     Py_ssize_t step) noexcept nogil:
-    # Logits, or incoming gradients and outputs of the forward, as if the excluded classes were not there.
-    exclude_panel(job, row, width, tile, step, excluded_input(job.operation))
+cdef inline Py_ssize_t place_tile(const Job *job, Py_ssize_t unit, ColumnTile *s) noexcept nogil:
+    # OUT s: where tile "unit" of the job lies. Returns which row of the job its first column is.
+    cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1], tiles = (inner + job.width - 1) // job.width
+    cdef Py_ssize_t column = unit % tiles * job.width, row = unit // tiles * inner + column
+    cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
+    s.width = job.width if inner - column > job.width else inner - column
+    s.x = <const real *> batch_at(job, &job.x, row)
+    s.x_step = job.x.axis[0] // size
+    s.right = s.x + (s.width if column + s.width < inner else 0)
+    s.right_step = s.x_step
+    if job.y.data != NULL:
+        s.y = <real *> batch_at(job, &job.y, row)
+        s.y_step = 1 if job.operation == LOGSUMEXP else job.y.axis[0] // size
     if job.p.data != NULL:
-        exclude_panel(job, row, width, tile_p, step, excluded_output(job.operation))
-
-
-cdef void mask_panel_results(const Job *job, Py_ssize_t row, Py_ssize_t width, real *y,
-                             Py_ssize_t step) noexcept nogil:
-    # As "mask_results", of columns.
-    cdef Py_ssize_t c
-    cdef bint some = is_derivative(job.operation)
-    for c in range(width):
-        some = some or y[c] != y[c]
-    if some:
-        exclude_panel(job, row, width, y, step, excluded_result(job.operation))
+        s.p = <const real *> batch_at(job, &job.p, row)
+        s.p_step = job.p.axis[0] // size
+    return row
 
 
 cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
-    cdef Py_ssize_t last = job.batch_ndim - 1, inner = job.batch_shape[last], n = job.n
-    cdef Py_ssize_t tiles = (inner + job.width - 1) // job.width, across = tile_pitch(job.width)
-    cdef Py_ssize_t unit, column, row, i, c
-    cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
     cdef bint loss = is_loss(job.operation)
+    cdef double *per_column = <double *> (scratch + tile_bytes(job.n, job.width))
+    cdef char *loaded = <char *> (per_column + (loss_doubles(job.width) if loss else 0))
+    cdef TileStage stage
+    cdef real *spare = <real *> lay_stage(&stage, job, job.width, loaded)
+    cdef Py_ssize_t unit, row
     cdef ColumnTile s
-    cdef double *per_column = <double *> (scratch + tile_bytes(n, job.width, job.staged))
-    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_column + (loss_doubles(across) if loss else 0))
-    cdef uint64_t *keys = <uint64_t *> (kept + (0 if job.direct else across))
-    cdef real *tile = <real *> (keys + (across if job.exact or is_rescaled(job) else 0))
-    cdef real *tile_p = tile + (0 if job.direct else n * across)
-    cdef real *spare = tile_p + (0 if job.direct else n * across + across)
-    cdef char *x
-    cdef char *y
     memset(&s, 0, sizeof(ColumnTile))
-    s.n = n
+    s.n = job.n
     s.t = inner_temperature(job)
     s.inv_t = 1 / s.t
     s.stream = job.stream and job.direct
-    s.staged = job.staged
     for unit in range(begin, end):
-        column = unit % tiles * job.width
-        row = unit // tiles * inner + column
-        s.width = job.width if inner - column > job.width else inner - column
-        x = batch_at(job, &job.x, row)
-        y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
-        if job.direct:
-            s.x = <const real *> x
-            s.x_step = job.x.axis[0] // size
-            s.right = s.x + (s.width if column + s.width < inner else 0)
-            s.y = <real *> y
-            s.y_step = 1 if job.operation == LOGSUMEXP else job.y.axis[0] // size
-            if job.p.data != NULL:
-                s.p = <const real *> batch_at(job, &job.p, row)
-                s.p_step = job.p.axis[0] // size
-        else:
-            gather_panel(&job.x, x, n, s.width, job.x.batch[last], tile, across)
-            s.x = s.y = tile
-            s.right = tile
-            s.x_step = s.y_step = s.p_step = across
-            if job.p.data != NULL:
-                gather_panel(&job.p, batch_at(job, &job.p, row), n, s.width, job.p.batch[last], tile_p, across)
-                s.p = tile_p
-            if job.exact:
-                shift_panel(job, row, s.width, tile, across, keys)
-            if job.mask.data != NULL:
-                mask_panel(job, row, s.width, tile, tile_p, across)
-            if job.operation == LOGSUMEXP:
-                s.y = tile_p
-                s.y_step = 1
-            if is_rescaled(job):
-                rescale(job, tile, s.width, 1, across, kept + across)
+        row = place_tile(job, unit, &s)
+        if is_staged(job):
+            lay_stage(&stage, job, s.width, loaded)
+            load_tile(job, row, &stage, &s)
         if loss:
             loss_columns(job, &s, row, unit, scratch, per_column, spare)
         else:
             run_tile(&s, scratch, job.operation)
-        if is_rescaled(job):
-            scale_back(job, tile, s.width, 1, across, kept + across)
-        if not job.direct and job.y.data != NULL:
-            if job.operation == LOGSUMEXP:
-                for c in range(s.width if job.exact else 0):
-                    s.y[c] = add_key(job.x.storage, keys[c], s.y[c])
-                store_run(job.y.storage, y, job.y.batch[last], s.width, s.y)
-                continue
-            if job.mask.data != NULL:
-                mask_panel_results(job, row, s.width, s.y, across)
-            for i in range(n):
-                store_run(job.y.storage, y + i * job.y.axis[0], job.y.batch[last], s.width, s.y + i * across)
+        if not job.direct:
+            store_tile(job, row, &stage, &s)
     if s.stream:
         stream_fence()
 

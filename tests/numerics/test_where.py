@@ -194,6 +194,39 @@ def test_derivatives_under_a_mask_of_every_width(dtype, rng):
         check_derivatives(g.T.copy(), x.T.copy(), where.T, 0)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_masked_columns_have_the_bits_of_masked_rows(dtype, rng):
+    """A tile of columns is masked while it is loaded, whatever the strides of the mask and of the result."""
+    for n, columns in [(3, 5), (9, 70), (70, 33), (1100, 37)]:
+        x, g = rng.standard_normal((2, n, columns)).astype(dtype)
+        rows, g_rows = x.T.copy(), g.T.copy()
+        full = rng.random((n, 2 * columns)) < 0.7
+        strided = np.zeros((n, 2 * columns), dtype)
+        for where in (
+            full[:, :columns],
+            full[:, ::2],
+            full[::-1, columns - 1 :: -1],
+            np.asfortranarray(full[:, :columns]),
+            full[:, :1],
+            full[:1, :columns],
+            (full * 2).astype(np.uint8).view(bool)[:, :columns],
+        ):
+            kept = np.ascontiguousarray(np.broadcast_to(where, x.shape).T)
+            total = csoftmax.logsumexp(x, 0, where=where)
+            assert np.array_equal(total, csoftmax.logsumexp(rows, where=kept))
+            for function in (csoftmax.softmax, csoftmax.log_softmax):
+                want = function(rows, where=kept)
+                assert np.array_equal(function(x, 0, where=where).T, want, equal_nan=True)
+                function(x, 0, where=where, out=strided[:, ::2])
+                assert np.array_equal(strided[:, ::2].T, want, equal_nan=True)
+            for derivative, function, _ in DERIVATIVES:
+                p = function(rows, where=kept)
+                want = derivative(g_rows, p, where=kept)
+                assert np.array_equal(derivative(g, p.T.copy(), 0, where=where).T, want, equal_nan=True)
+                derivative(g, p.T.copy(), 0, where=where, out=strided[:, 1::2])
+                assert np.array_equal(strided[:, 1::2].T, want, equal_nan=True)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_derivatives_of_every_layout_under_a_mask(layout, rng):
     for shape in SHAPES:
