@@ -15,7 +15,7 @@ from libc.string cimport memset
 from csoftmax.runtime.dispatch cimport kernels_for
 from csoftmax.kernels.problem cimport (
     CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
-    SOFTMAX_GRAD, STATS, Job, Kernels, Operand, blocks_scratch, is_extreme, needs_doubles,
+    SOFTMAX_GRAD, Job, Kernels, Operand, SplitScratch, is_extreme, lay_split, needs_doubles,
 )
 from csoftmax.plan.layout cimport find_walk, item_size
 
@@ -179,16 +179,16 @@ cdef int run_long(const Job *job, const Kernels *kernels, Py_ssize_t size) noexc
 cdef bint run_by_blocks(const Job *job, const Kernels *kernels, char *scratch) noexcept nogil:
     """Rows in two passes over their blocks, or False where that cannot be done in LARGE_STACK bytes."""
     cdef Py_ssize_t blocks = (job.n + kernels.block - 1) // kernels.block, row
-    cdef Py_ssize_t size = blocks_scratch(kernels)
-    cdef double *stats = <double *> (scratch + size)
+    cdef SplitScratch split
     if (job.walk != ROWS or is_extreme(job.operation, job.temperature) or job.operation == CROSS_ENTROPY
             or job.operation == CROSS_ENTROPY_GRAD
-            or size + blocks * STATS * <Py_ssize_t> sizeof(double) > LARGE_STACK):
+            or lay_split(&split, kernels, job.n, NULL) > LARGE_STACK):
         return False
+    lay_split(&split, kernels, job.n, scratch)
     for row in range(job.rows):
-        kernels.measure(job, row, 0, blocks, stats, scratch)
-        kernels.finish(job, row, stats)
-        kernels.write(job, row, 0, blocks, stats, scratch)
+        kernels.measure(job, row, 0, blocks, split.stats, split.block)
+        kernels.finish(job, row, split.stats)
+        kernels.write(job, row, 0, blocks, split.stats, split.block)
     return True
 
 

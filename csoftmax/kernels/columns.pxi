@@ -95,31 +95,30 @@ cdef inline Py_ssize_t tile_pitch(Py_ssize_t width) noexcept nogil:
     return pitch + VL if pitch * <Py_ssize_t> sizeof(real) % 256 == 0 else pitch
 
 
-cdef inline Py_ssize_t tile_bytes(Py_ssize_t n, Py_ssize_t width) noexcept nogil:
-    # The size of a TileScratch's memory, which lay_tile divides.
-    return tile_pitch(width) * ((8 + 2 * LANES) * <Py_ssize_t> sizeof(real) + 3 * <Py_ssize_t> sizeof(double)
-                                + blocks_of(n) * <Py_ssize_t> sizeof(BlockStats))
+cdef inline real *scratch_reals(Scratch *scratch, Py_ssize_t count) noexcept nogil:
+    return <real *> scratch_alloc(scratch, count, sizeof(real))
 
 
-cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, char *scratch) noexcept nogil:
-    # OUT t: pointers into scratch, tile_bytes(n, width) bytes.
+cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, Scratch *scratch) noexcept nogil:
+    # OUT t, in scratch: for "width" columns of n rows. A narrower tile takes no more of it.
+    cdef Py_ssize_t pitch = tile_pitch(width)
     t.columns = whole_vectors(width)
-    t.pitch = tile_pitch(width)
+    t.pitch = pitch
     t.direct_reduction = t.tiny = t.products = False
-    t.top = <double *> scratch
-    t.log_sum = t.top + t.pitch
-    t.log_rest = t.log_sum + t.pitch
-    t.stats = <BlockStats *> (t.log_rest + t.pitch)
-    t.maxima = <real *> (t.stats + blocks_of(n) * t.pitch)
-    t.origin = t.maxima + t.pitch
-    t.away = t.origin + t.pitch
-    t.magic = t.away + t.pitch
-    t.center = t.magic + t.pitch
-    t.high = t.center + t.pitch
-    t.low = t.high + t.pitch
-    t.after = t.low + t.pitch
-    t.sums = t.after + t.pitch
-    t.ties = t.sums + LANES * t.pitch
+    t.top = scratch_doubles(scratch, pitch)
+    t.log_sum = scratch_doubles(scratch, pitch)
+    t.log_rest = scratch_doubles(scratch, pitch)
+    t.stats = <BlockStats *> scratch_alloc(scratch, blocks_of(n) * pitch, sizeof(BlockStats))
+    t.maxima = scratch_reals(scratch, pitch)
+    t.origin = scratch_reals(scratch, pitch)
+    t.away = scratch_reals(scratch, pitch)
+    t.magic = scratch_reals(scratch, pitch)
+    t.center = scratch_reals(scratch, pitch)
+    t.high = scratch_reals(scratch, pitch)
+    t.low = scratch_reals(scratch, pitch)
+    t.after = scratch_reals(scratch, pitch)
+    t.sums = scratch_reals(scratch, 2 * LANES * pitch)
+    t.ties = NULL if t.sums == NULL else t.sums + LANES * pitch
     t.dots = <double *> t.sums
 
 
@@ -922,10 +921,9 @@ cdef void backward_tile(const ColumnTile *tile, TileScratch *t, int operation) n
         write_beyond(&s, t, operation, write)
 
 
-cdef void run_tile(const ColumnTile *s, char *scratch, int operation) noexcept nogil:
-    # OUT: the results of a tile; scratch is of tile_bytes(n, width).
-    cdef TileScratch t
-    lay_tile(&t, s.n, s.width, scratch)
+cdef void run_tile(const ColumnTile *s, const TileScratch *scratch, int operation) noexcept nogil:
+    # OUT: the results of a tile. Scratch: as lay_tile lays it out for s.width columns of s.n rows.
+    cdef TileScratch t = scratch[0]
     if is_derivative(operation):
         backward_tile(s, &t, operation)
     else:

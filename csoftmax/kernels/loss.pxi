@@ -2,10 +2,6 @@
 #     loss = Q logsumexp(x) - sum(q x),    d loss / d x = Q p - q.
 # Rows and columns differ only in the step between their elements.
 
-cdef enum:
-    LOSS_ARRAYS = 13
-
-
 cdef struct Losses:
     # of some rows; each array has a number a row, and room for whole vectors
     const real *x
@@ -33,27 +29,43 @@ cdef struct Losses:
     real *each                # losses that are not summed
 
 
-cdef inline Py_ssize_t loss_doubles(Py_ssize_t rows) noexcept nogil:
-    return LOSS_ARRAYS * tile_pitch(rows)
-
-
-cdef void place_losses(Losses *l, Py_ssize_t rows, double *memory) noexcept nogil:
-    cdef Py_ssize_t across = tile_pitch(rows)
-    l.rows = rows
-    l.target = <int64_t *> memory
-    l.coefficient = memory + across
-    l.top = l.coefficient + across
-    l.log_sum = l.top + across
-    l.log_rest = l.log_sum + across
-    l.upstream = l.log_rest + across
-    l.weight = l.upstream + across
-    l.whole = l.weight + across
-    l.dot = l.whole + across
-    l.at_target = l.dot + across
+cdef void lay_losses(Losses *l, Py_ssize_t rows, Scratch *scratch) noexcept nogil:
+    # OUT l: its arrays, in scratch, for "rows" rows or columns at most.
+    cdef Py_ssize_t pitch = tile_pitch(rows)
+    l.target = <int64_t *> scratch_alloc(scratch, pitch, sizeof(int64_t))
+    l.coefficient = scratch_doubles(scratch, pitch)
+    l.top = scratch_doubles(scratch, pitch)
+    l.log_sum = scratch_doubles(scratch, pitch)
+    l.log_rest = scratch_doubles(scratch, pitch)
+    l.upstream = scratch_doubles(scratch, pitch)
+    l.weight = scratch_doubles(scratch, pitch)
+    l.whole = scratch_doubles(scratch, pitch)
+    l.dot = scratch_doubles(scratch, pitch)
+    l.at_target = scratch_doubles(scratch, pitch)
     l.surprise = l.log_rest
-    l.loss_exponent = <int64_t *> (l.at_target + across)
-    l.grad_exponent = l.loss_exponent + across
-    l.each = <real *> (l.grad_exponent + across)
+    l.loss_exponent = <int64_t *> scratch_alloc(scratch, pitch, sizeof(int64_t))
+    l.grad_exponent = <int64_t *> scratch_alloc(scratch, pitch, sizeof(int64_t))
+    l.each = scratch_reals(scratch, pitch)
+
+
+cdef struct RowScratch:
+    # Scratch of run_rows, for the rows that run_batch is given together.
+    BlockStats *stats         # one for each block of each row in flight
+    real *e                   # exponentials of the rows in flight, or groups of packed rows with one row a lane
+    Losses losses             # of a loss
+    real *probabilities       # of a loss: the target's, of one row
+    real *tile                # staged rows, which their results replace; or two blocks of 16-bit floats as reals
+    real *tile_p              # staged outputs of the forward; or the results of LOGSUMEXP, one a row
+    uint64_t *keys            # of each row's maximum, where that is subtracted exactly
+    Py_ssize_t *exponents     # powers of two that are taken out of each row at an extreme temperature
+
+
+cdef struct ColumnScratch:
+    # Scratch of run_columns, for one tile.
+    TileScratch tile
+    TileStage stage
+    Losses losses             # of a loss
+    real *probabilities       # of a loss: the target's, of one column
 
 
 cdef inline Py_ssize_t row_stride(const Job *job, const Operand *o) noexcept nogil:
@@ -302,10 +314,10 @@ cdef void finish_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
             l.y[i * l.y_pitch + l.target[i] * l.y_step] = <real> at_index[i]
 
 
-cdef void loss_rows(const Job *job, RowBatch *s, Py_ssize_t row, real *e, BlockStats *stats, double *per_row,
-                    real *spare) noexcept nogil:
-    cdef Losses l
-    place_losses(&l, s.rows, per_row)
+cdef void loss_rows(const Job *job, RowBatch *s, Py_ssize_t row, const RowScratch *scratch) noexcept nogil:
+    # The losses of a batch, whose first row is "row" of the job, and their gradients.
+    cdef Losses l = scratch.losses
+    l.rows = s.rows
     l.x = s.x
     l.y = s.y
     l.x_pitch = s.x_pitch
@@ -315,19 +327,20 @@ cdef void loss_rows(const Job *job, RowBatch *s, Py_ssize_t row, real *e, BlockS
     s.top = l.top
     s.log_sum = l.log_sum
     s.log_rest = l.log_rest
-    prepare_losses(job, row, &l, spare)
-    run_batch(s, e, stats)
+    prepare_losses(job, row, &l, scratch.probabilities)
+    run_batch(s, scratch.e, scratch.stats)
     finish_losses(job, row, row // loss_chunk(job.n), &l)
     if job.operation == CROSS_ENTROPY_GRAD:
-        finish_gradients(job, row, &l, spare)
+        finish_gradients(job, row, &l, scratch.probabilities)
         if l.scaled:
             scale_gradients(job, &l)
 
 
-cdef void loss_columns(const Job *job, ColumnTile *s, Py_ssize_t row, Py_ssize_t unit, char *scratch,
-                       double *per_column, real *spare) noexcept nogil:
-    cdef Losses l
-    place_losses(&l, s.width, per_column)
+cdef void loss_columns(const Job *job, ColumnTile *s, Py_ssize_t row, Py_ssize_t unit,
+                       const ColumnScratch *scratch) noexcept nogil:
+    # As loss_rows, of tile "unit" of the job.
+    cdef Losses l = scratch.losses
+    l.rows = s.width
     l.x = s.x
     l.y = s.y
     l.x_step = s.x_step
@@ -337,10 +350,10 @@ cdef void loss_columns(const Job *job, ColumnTile *s, Py_ssize_t row, Py_ssize_t
     s.top = l.top
     s.log_sum = l.log_sum
     s.log_rest = l.log_rest
-    prepare_losses(job, row, &l, spare)
-    run_tile(s, scratch, job.operation)
+    prepare_losses(job, row, &l, scratch.probabilities)
+    run_tile(s, &scratch.tile, job.operation)
     finish_losses(job, row, unit, &l)
     if job.operation == CROSS_ENTROPY_GRAD:
-        finish_gradients(job, row, &l, spare)
+        finish_gradients(job, row, &l, scratch.probabilities)
         if l.scaled:
             scale_gradients(job, &l)

@@ -103,6 +103,33 @@ cdef inline Py_ssize_t loss_chunk(Py_ssize_t n) noexcept nogil:
     return 1 if n > 65536 else (LOSS_CHUNK if n * LOSS_CHUNK < 65536 else 65536 // n)
 
 
+# Memory that a kernel works in, handed out piece by piece: each piece begins at a multiple of 64 bytes from the base.
+# Whoever lays out scratch does so in one function, which takes the base: with the base NULL the pieces are NULL too, and
+# "used" is the size that the same function needs with memory. So sizes and offsets cannot disagree.
+cdef struct Scratch:
+    char *base                        # IN, "used" bytes at least once all pieces are handed out; or NULL
+    Py_ssize_t used                   # bytes from the base to the end of the last piece
+
+
+cdef inline Scratch scratch_at(char *base) noexcept nogil:
+    """Scratch of which nothing has been handed out yet."""
+    cdef Scratch scratch
+    scratch.base = base
+    scratch.used = 0
+    return scratch
+
+
+cdef inline void *scratch_alloc(Scratch *scratch, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    """The next piece: `count` elements of `size` bytes, or NULL where only the size is asked for."""
+    cdef Py_ssize_t first = (scratch.used + 63) // 64 * 64
+    scratch.used = first + count * size
+    return NULL if scratch.base == NULL else scratch.base + first
+
+
+cdef inline double *scratch_doubles(Scratch *scratch, Py_ssize_t count) noexcept nogil:
+    return <double *> scratch_alloc(scratch, count, sizeof(double))
+
+
 ctypedef void (*RunFn)(const Job *, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil
 ctypedef bint (*LoneFn)(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
                         double temperature) noexcept nogil
@@ -117,11 +144,22 @@ cdef struct Kernels:
     RunFn run
     LoneFn lone                       # one short row of reals, without a job or scratch; False if it takes run
     ScratchFn scratch_bytes
+    Py_ssize_t block_scratch          # bytes of scratch that measure and write work in
     BlocksFn measure                  # first pass over blocks [begin, end) of one long row
     FinishFn finish
     BlocksFn write                    # second pass
 
 
-cdef inline Py_ssize_t blocks_scratch(const Kernels *kernels) noexcept nogil:
-    # bytes that measure and write work in
-    return (4 * kernels.block + 64) * 8
+cdef struct SplitScratch:
+    # what one thread takes a long row by its blocks in
+    char *block                       # kernels.block_scratch bytes
+    double *stats                     # STATS doubles for each block of the row
+
+
+cdef inline Py_ssize_t lay_split(SplitScratch *split, const Kernels *kernels, Py_ssize_t n,
+                                 char *base) noexcept nogil:
+    """OUT `split`, for a row of `n` elements; returns the bytes that it takes from `base` on."""
+    cdef Scratch scratch = scratch_at(base)
+    split.block = <char *> scratch_alloc(&scratch, kernels.block_scratch, 1)
+    split.stats = scratch_doubles(&scratch, (n + kernels.block - 1) // kernels.block * STATS)
+    return scratch.used

@@ -190,6 +190,7 @@ cdef void mask_results(const Job *job, Py_ssize_t row, Py_ssize_t rows, real *y,
 # ------------------------------------------------------------------------------------------------- rows
 
 cdef inline Py_ssize_t stage_rows(const Job *job) noexcept nogil:
+    # rows that are staged together, at most
     cdef Py_ssize_t rows = STAGE // (job.n if job.n > 0 else 1)
     return 1 if rows < 1 else (LOSS_CHUNK if rows > LOSS_CHUNK else rows)
 
@@ -205,16 +206,79 @@ cdef inline Py_ssize_t loss_room(const Job *job) noexcept nogil:
     return job.rows if job.rows < LOSS_CHUNK else LOSS_CHUNK
 
 
-cdef Py_ssize_t rows_scratch(const Job *job) noexcept nogil:
-    cdef Py_ssize_t reals = exp_reals(job)
-    cdef Py_ssize_t doubles = in_flight(job.n, job.rows) * blocks_of(job.n) * STATS
-    if not job.direct:
-        reals += 2 * BLOCK if storage_of(job) != REAL else 2 * (stage_rows(job) * job.n + LANES)
-        doubles += (2 if job.exact or is_rescaled(job) else 1) * LOSS_CHUNK
+cdef Py_ssize_t lay_rows(const Job *job, RowScratch *r, char *base) noexcept nogil:
+    # OUT r: its pieces, from base on, or all NULL if that is NULL. Returns the size of all in bytes.
+    cdef Scratch scratch = scratch_at(base)
+    cdef Py_ssize_t rows = stage_rows(job)
+    r.stats = <BlockStats *> scratch_alloc(&scratch, in_flight(job.n, job.rows) * blocks_of(job.n), sizeof(BlockStats))
+    r.e = scratch_reals(&scratch, exp_reals(job))
     if is_loss(job.operation):
-        doubles += loss_doubles(loss_room(job))
-        reals += padded(job.n)
-    return (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64 + reals * <Py_ssize_t> sizeof(real)
+        lay_losses(&r.losses, loss_room(job), &scratch)
+        r.probabilities = scratch_reals(&scratch, padded(job.n))
+    if job.direct:
+        return scratch.used
+    if storage_of(job) != REAL:
+        r.tile = scratch_reals(&scratch, 2 * BLOCK)
+        r.tile_p = scratch_reals(&scratch, LOSS_CHUNK)
+        return scratch.used
+    r.keys = <uint64_t *> scratch_alloc(&scratch, rows if job.exact else 0, sizeof(uint64_t))
+    r.exponents = <Py_ssize_t *> scratch_alloc(&scratch, rows if is_rescaled(job) else 0, sizeof(Py_ssize_t))
+    # A row's last vector is written whole.
+    r.tile = scratch_reals(&scratch, rows * job.n + LANES)
+    r.tile_p = scratch_reals(&scratch, rows * (job.n if job.p.data != NULL else 1) + LANES)
+    return scratch.used
+
+
+cdef inline Py_ssize_t most_rows(const Job *job, Py_ssize_t rows) noexcept nogil:
+    # How many of so many rows run_batch is given together, at most.
+    cdef bint half = storage_of(job) != REAL
+    if not job.direct and not half and rows > stage_rows(job):
+        rows = stage_rows(job)
+    if half and job.operation == LOGSUMEXP and rows > LOSS_CHUNK:
+        rows = LOSS_CHUNK
+    if is_loss(job.operation) and rows > loss_chunk(job.n):
+        rows = loss_chunk(job.n)
+    return rows
+
+
+cdef inline Py_ssize_t rows_from(const Job *job, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    # How many of the next rows, "rows" of them at most, lie at one stride and belong to one sum of losses.
+    cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1, left = inner - row % inner
+    if rows > left:
+        rows = left
+    if is_loss(job.operation):
+        left = loss_chunk(job.n) - row % loss_chunk(job.n)
+        if rows > left:
+            rows = left
+    return rows
+
+
+cdef inline void begin_batch(const Job *job, RowBatch *s, const RowScratch *scratch) noexcept nogil:
+    # OUT s: what all of the job's batches have in common.
+    memset(s, 0, sizeof(RowBatch))
+    s.n = job.n
+    s.t = inner_temperature(job)
+    s.inv_t = 1 / s.t
+    s.storage = storage_of(job)
+    s.stage = scratch.tile if s.storage != REAL else NULL
+    s.operation = job.operation
+    s.stream = job.stream and s.storage == REAL
+
+
+cdef inline void place_batch(const Job *job, Py_ssize_t row, RowBatch *s, const RowScratch *scratch) noexcept nogil:
+    # OUT s: where rows from "row" of the job on lie.
+    cdef Py_ssize_t size = <Py_ssize_t> sizeof(real) if s.storage == REAL else 2
+    s.x = <const real *> batch_at(job, &job.x, row)
+    s.x_pitch = pitch_of(job, &job.x) // size
+    if job.y.data != NULL:
+        s.y = <real *> batch_at(job, &job.y, row)
+        s.y_pitch = pitch_of(job, &job.y) // size
+    if job.p.data != NULL:
+        s.p = <const real *> batch_at(job, &job.p, row)
+        s.p_pitch = pitch_of(job, &job.p) // size
+    if s.storage != REAL and job.operation == LOGSUMEXP:
+        s.y = scratch.tile_p
+        s.y_pitch = 1
 
 
 cdef inline bint is_stored_directly(const Job *job, const char *y) noexcept nogil:
@@ -223,99 +287,80 @@ cdef inline bint is_stored_directly(const Job *job, const char *y) noexcept nogi
             and not is_rescaled(job) and (<uintptr_t> y | <uintptr_t> pitch_of(job, &job.y)) % sizeof(real) == 0)
 
 
-cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
-    cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1
-    cdef Py_ssize_t last = job.batch_ndim - 1, n = job.n, limit, row = begin, r, kept_bytes
-    cdef Py_ssize_t size = <Py_ssize_t> sizeof(real) if storage_of(job) == REAL else 2
-    cdef bint loss = is_loss(job.operation), in_place = False
-    cdef Py_ssize_t losses = loss_doubles(loss_room(job)) if loss else 0
-    cdef RowBatch s
-    cdef BlockStats *stats = <BlockStats *> scratch
-    cdef double *per_row = <double *> (stats + in_flight(n, job.rows) * blocks_of(n))
-    cdef Py_ssize_t *kept = <Py_ssize_t *> (per_row + losses)
-    cdef uint64_t *keys = <uint64_t *> (kept + LOSS_CHUNK)
-    cdef Py_ssize_t doubles = (in_flight(n, job.rows) * blocks_of(n) * STATS + losses
-                               + (0 if job.direct else (2 if job.exact or is_rescaled(job) else 1) * LOSS_CHUNK))
-    cdef real *e = <real *> (scratch + (doubles * <Py_ssize_t> sizeof(double) + 63) // 64 * 64)
-    cdef real *spare = e + exp_reals(job)
-    cdef real *tile = spare + (padded(n) if loss else 0)
-    cdef real *tile_p = tile + stage_rows(job) * n + LANES
-    cdef char *x
+cdef void load_batch(const Job *job, Py_ssize_t row, RowBatch *s, const RowScratch *scratch) noexcept nogil:
+    # OUT s: s.rows rows from "row" of the job on, as reals in scratch. What the mask excludes is replaced there; 64-bit
+    # integers that a double does not hold are their differences from the maximum; at an extreme temperature powers of
+    # two are taken out.
+    cdef char *y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
+    cdef Py_ssize_t n = job.n, r
+    load_rows(job, &job.x, row, s.rows, scratch.tile, excluded_input(job.operation))
+    s.x = s.y = scratch.tile
+    s.x_pitch = s.y_pitch = s.p_pitch = n
+    if job.operation == LOGSUMEXP:
+        s.y = scratch.tile_p
+        s.y_pitch = 1
+    elif is_stored_directly(job, y):
+        s.y = <real *> y
+        s.y_pitch = pitch_of(job, &job.y) // <Py_ssize_t> sizeof(real)
+    if job.p.data != NULL:
+        load_rows(job, &job.p, row, s.rows, scratch.tile_p, excluded_output(job.operation))
+        s.p = scratch.tile_p
+    if job.exact:
+        for r in range(s.rows):
+            shift_exactly(job, row + r, scratch.tile + r * n, scratch.keys + r)
+            if job.mask.data != NULL:
+                exclude(job, row + r, scratch.tile + r * n, excluded_input(job.operation))
+    if is_rescaled(job):
+        rescale(job, scratch.tile, s.rows, n, 1, scratch.exponents)
+
+
+cdef inline void store_sums(const Job *job, Py_ssize_t row, Py_ssize_t rows, const real *sums) noexcept nogil:
+    # OUT job.y: results of LOGSUMEXP, of rows or columns from "row" of the job on.
+    store_run(job.y.storage, batch_at(job, &job.y, row), pitch_of(job, &job.y), rows, sums)
+
+
+cdef void store_batch(const Job *job, Py_ssize_t row, const RowBatch *s, const RowScratch *scratch) noexcept nogil:
+    # OUT job.y: the results of a batch that load_batch has loaded.
     cdef char *y
-    memset(&s, 0, sizeof(RowBatch))
-    s.n = n
-    s.t = inner_temperature(job)
-    s.inv_t = 1 / s.t
-    s.storage = storage_of(job)
-    s.stage = tile
-    s.operation = job.operation
-    s.stream = job.stream and s.storage == REAL
-    limit = end - begin if job.direct or s.storage != REAL else stage_rows(job)
-    if s.storage != REAL and job.operation == LOGSUMEXP and limit > LOSS_CHUNK:
-        # its results wait where others count what a mask keeps
-        limit = LOSS_CHUNK
-    if loss and limit > loss_chunk(n):
-        limit = loss_chunk(n)
+    cdef Py_ssize_t r
+    if is_rescaled(job):
+        scale_back(job, scratch.tile, s.rows, job.n, 1, scratch.exponents)
+    if job.y.data == NULL:
+        return
+    if job.operation == LOGSUMEXP:
+        for r in range(s.rows if job.exact else 0):
+            s.y[r] = add_key(job.x.storage, scratch.keys[r], s.y[r])
+        store_sums(job, row, s.rows, s.y)
+        return
+    if job.mask.data != NULL:
+        mask_results(job, row, s.rows, s.y, s.y_pitch)
+    y = batch_at(job, &job.y, row)
+    if s.y != <real *> y:
+        scatter_rows(job, &job.y, y, s.rows, s.y)
+
+
+cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *base) noexcept nogil:
+    # Rows [begin, end) of the job. Scratch: base.
+    cdef bint half = storage_of(job) != REAL, staged = not job.direct and not half
+    cdef Py_ssize_t most = most_rows(job, end - begin), row = begin
+    cdef RowScratch scratch
+    cdef RowBatch s
+    lay_rows(job, &scratch, base)
+    begin_batch(job, &s, &scratch)
     while row < end:
-        s.rows = inner - row % inner
-        if s.rows > end - row:
-            s.rows = end - row
-        if s.rows > limit:
-            s.rows = limit
-        if loss and s.rows > loss_chunk(n) - row % loss_chunk(n):
-            s.rows = loss_chunk(n) - row % loss_chunk(n)
-        x = batch_at(job, &job.x, row)
-        y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
-        if job.direct or s.storage != REAL:
-            s.x = <const real *> x
-            s.y = <real *> y
-            if job.batch_ndim:
-                s.x_pitch = job.x.batch[last] // size
-                s.y_pitch = job.y.batch[last] // size
-            if job.p.data != NULL:
-                s.p = <const real *> batch_at(job, &job.p, row)
-                s.p_pitch = job.p.batch[last] // size if job.batch_ndim else 0
-            if not job.direct and job.operation == LOGSUMEXP:
-                s.y = <real *> kept
-                s.y_pitch = 1
+        s.rows = rows_from(job, row, most if most < end - row else end - row)
+        if staged:
+            load_batch(job, row, &s, &scratch)
         else:
-            load_rows(job, &job.x, row, s.rows, tile, excluded_input(job.operation))
-            s.x = s.y = tile
-            s.x_pitch = s.p_pitch = n
-            s.y_pitch = 1 if job.operation == LOGSUMEXP else n
-            in_place = is_stored_directly(job, y)
-            if in_place:
-                s.y = <real *> y
-                s.y_pitch = pitch_of(job, &job.y) // size
-            if job.p.data != NULL:
-                load_rows(job, &job.p, row, s.rows, tile_p, excluded_output(job.operation))
-                s.p = tile_p
-            if job.exact:
-                for r in range(s.rows):
-                    shift_exactly(job, row + r, tile + r * n, keys + r)
-                    if job.mask.data != NULL:
-                        exclude(job, row + r, tile + r * n, excluded_input(job.operation))
-            if job.operation == LOGSUMEXP:
-                s.y = tile_p
-            if is_rescaled(job):
-                rescale(job, tile, s.rows, n, 1, kept + LOSS_CHUNK)
-        if loss:
-            loss_rows(job, &s, row, e, stats, per_row, spare)
+            place_batch(job, row, &s, &scratch)
+        if is_loss(job.operation):
+            loss_rows(job, &s, row, &scratch)
         else:
-            run_batch(&s, e, stats)
-        if is_rescaled(job):
-            scale_back(job, tile, s.rows, n, 1, kept + LOSS_CHUNK)
-        if not job.direct and job.y.data != NULL:
-            if job.operation == LOGSUMEXP:
-                if job.exact:
-                    for r in range(s.rows):
-                        s.y[r] = add_key(job.x.storage, keys[r], s.y[r])
-                store_run(job.y.storage, y, job.y.batch[last] if job.batch_ndim else 0, s.rows, s.y)
-            elif s.storage == REAL:
-                if job.mask.data != NULL:
-                    mask_results(job, row, s.rows, s.y, s.y_pitch)
-                if not in_place:
-                    scatter_rows(job, &job.y, y, s.rows, s.y)
+            run_batch(&s, scratch.e, scratch.stats)
+        if staged:
+            store_batch(job, row, &s, &scratch)
+        elif half and job.operation == LOGSUMEXP:
+            store_sums(job, row, s.rows, s.y)
         row += s.rows
     if job.stream:
         stream_fence()
@@ -323,11 +368,15 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scrat
 
 # ---------------------------------------------------------------------------------------------- columns
 
-cdef Py_ssize_t columns_scratch(const Job *job) noexcept nogil:
-    cdef Py_ssize_t size = tile_bytes(job.n, job.width) + stage_bytes(job, job.width)
+cdef Py_ssize_t lay_columns(const Job *job, Py_ssize_t width, ColumnScratch *c, char *base) noexcept nogil:
+    # As lay_rows, for tiles of "width" columns: job.width, or fewer, which take no more of it.
+    cdef Scratch scratch = scratch_at(base)
+    lay_tile(&c.tile, job.n, width, &scratch)
+    lay_stage(&c.stage, job, width, &scratch)
     if is_loss(job.operation):
-        size += loss_doubles(job.width) * <Py_ssize_t> sizeof(double) + job.n * <Py_ssize_t> sizeof(real)
-    return size
+        lay_losses(&c.losses, width, &scratch)
+        c.probabilities = scratch_reals(&scratch, job.n)
+    return scratch.used
 
 
 cdef inline Py_ssize_t place_tile(const Job *job, Py_ssize_t unit, ColumnTile *s) noexcept nogil:
@@ -349,13 +398,10 @@ cdef inline Py_ssize_t place_tile(const Job *job, Py_ssize_t unit, ColumnTile *s
     return row
 
 
-cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
-    cdef bint loss = is_loss(job.operation)
-    cdef double *per_column = <double *> (scratch + tile_bytes(job.n, job.width))
-    cdef char *loaded = <char *> (per_column + (loss_doubles(job.width) if loss else 0))
-    cdef TileStage stage
-    cdef real *spare = <real *> lay_stage(&stage, job, job.width, loaded)
-    cdef Py_ssize_t unit, row
+cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *base) noexcept nogil:
+    # Tiles [begin, end) of the job. Scratch: base.
+    cdef Py_ssize_t unit, row, width = 0
+    cdef ColumnScratch scratch
     cdef ColumnTile s
     memset(&s, 0, sizeof(ColumnTile))
     s.n = job.n
@@ -364,15 +410,17 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *sc
     s.stream = job.stream and job.direct
     for unit in range(begin, end):
         row = place_tile(job, unit, &s)
+        if s.width != width:
+            width = s.width
+            lay_columns(job, width, &scratch, base)
         if is_staged(job):
-            lay_stage(&stage, job, s.width, loaded)
-            load_tile(job, row, &stage, &s)
-        if loss:
-            loss_columns(job, &s, row, unit, scratch, per_column, spare)
+            load_tile(job, row, &scratch.stage, &s)
+        if is_loss(job.operation):
+            loss_columns(job, &s, row, unit, &scratch)
         else:
-            run_tile(&s, scratch, job.operation)
+            run_tile(&s, &scratch.tile, job.operation)
         if not job.direct:
-            store_tile(job, row, &stage, &s)
+            store_tile(job, row, &scratch.stage, &s)
     if s.stream:
         stream_fence()
 
@@ -389,10 +437,29 @@ cdef void run(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) n
 
 
 cdef Py_ssize_t scratch_bytes(const Job *job) noexcept nogil:
-    return rows_scratch(job) if job.walk == ROWS else columns_scratch(job)
+    # How many bytes run works in.
+    cdef RowScratch rows
+    cdef ColumnScratch columns
+    return lay_rows(job, &rows, NULL) if job.walk == ROWS else lay_columns(job, job.width, &columns, NULL)
 
 
 # --------------------------------------------------------------------------------- one row, by its blocks
+
+cdef struct BlockScratch:
+    # Scratch of measure and write: a block each, which is written in whole vectors.
+    real *x                   # logits or incoming gradients where they are staged; or their exponentials
+    real *p                   # staged outputs of the forward
+    real *e                   # results, or exponentials that are to be normalised
+
+
+cdef Py_ssize_t lay_blocks(BlockScratch *b, char *base) noexcept nogil:
+    # As lay_rows.
+    cdef Scratch scratch = scratch_at(base)
+    b.x = scratch_reals(&scratch, BLOCK)
+    b.p = scratch_reals(&scratch, BLOCK)
+    b.e = scratch_reals(&scratch, BLOCK)
+    return scratch.used
+
 
 cdef inline const real *block_of(const Job *job, const Operand *o, const char *row, Py_ssize_t b, Py_ssize_t n,
                                  real *stage) noexcept nogil:
@@ -418,40 +485,40 @@ cdef inline bint next_of_split(const Job *job, const real *block, Py_ssize_t b, 
 
 
 cdef void measure_dots(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, BlockStats *stats,
-                       real *stage) noexcept nogil:
-    # As measure, of a derivative. Scratch: stage[2 BLOCK].
+                       const BlockScratch *scratch) noexcept nogil:
+    # As measure, of a derivative.
     cdef char *x = batch_at(job, &job.x, row)
     cdef char *p = batch_at(job, &job.p, row)
     cdef const real *g
     cdef Py_ssize_t b, n
     for b in range(begin, end):
         n = block_length(job.n, b)
-        g = block_of(job, &job.x, x, b, n, stage)
-        block_dots[job.operation](g, block_of(job, &job.p, p, b, n, stage + BLOCK), g, n, &stats[b].sum,
+        g = block_of(job, &job.x, x, b, n, scratch.x)
+        block_dots[job.operation](g, block_of(job, &job.p, p, b, n, scratch.p), g, n, &stats[b].sum,
                                   &stats[b].sum_rest)
 
 
 cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *blocks,
-                  char *scratch) noexcept nogil:
-    # OUT blocks: the BlockStats of blocks [begin, end) of a row. Scratch: blocks_scratch.
+                  char *base) noexcept nogil:
+    # OUT blocks: the BlockStats of blocks [begin, end) of a row. Scratch: base, of which lay_blocks says how much.
     cdef BlockStats *stats = <BlockStats *> blocks
     cdef char *x = batch_at(job, &job.x, row)
     cdef char *y = batch_at(job, &job.y, row) if job.y.data != NULL else NULL
-    cdef real *stage = <real *> scratch
     cdef Py_ssize_t b
     cdef bint known = False
     cdef real m = 0
     cdef Sweep sweep
+    cdef BlockScratch scratch
+    lay_blocks(&scratch, base)
     if job.p.data != NULL:
-        measure_dots(job, row, begin, end, stats, stage)
+        measure_dots(job, row, begin, end, stats, &scratch)
         return
     sweep.t = job.temperature
     for b in range(begin, end):
         sweep.n = block_length(job.n, b)
-        sweep.x = block_of(job, &job.x, x, b, sweep.n, stage)
+        sweep.x = block_of(job, &job.x, x, b, sweep.n, scratch.x)
         sweep.maximum = m if known else block_max(sweep.x, sweep.n)
-        sweep.e = stage
-        sweep.next.y = stage
+        sweep.e = sweep.next.y = scratch.x
         if in_place_exps(job, sweep.n):
             sweep.e = <real *> y + b * BLOCK
             sweep.next.y = lines_to_write(sweep.e, sweep.e)
@@ -522,8 +589,8 @@ cdef void finish(const Job *job, Py_ssize_t row, double *blocks) noexcept nogil:
 
 
 cdef void write_gradients(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, const BlockStats *stats,
-                          real *stage) noexcept nogil:
-    # As write, of a derivative. Scratch: stage[3 BLOCK].
+                          const BlockScratch *scratch) noexcept nogil:
+    # As write, of a derivative.
     cdef char *x = batch_at(job, &job.x, row)
     cdef char *p = batch_at(job, &job.p, row)
     cdef char *y = batch_at(job, &job.y, row)
@@ -541,9 +608,9 @@ cdef void write_gradients(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_s
     big.low = stats.sum_rest
     for b in range(begin, end):
         n = block_length(job.n, b)
-        g = block_of(job, &job.x, x, b, n, stage)
-        probabilities = block_of(job, &job.p, p, b, n, stage + BLOCK)
-        target = <real *> y + b * BLOCK if job.direct else stage + 2 * BLOCK
+        g = block_of(job, &job.x, x, b, n, scratch.x)
+        probabilities = block_of(job, &job.p, p, b, n, scratch.p)
+        target = <real *> y + b * BLOCK if job.direct else scratch.e
         if stats.factor == 1:
             block_gradients[job.operation](g, probabilities, target, n, &factors, job.stream)
         else:
@@ -574,32 +641,33 @@ cdef void write_exponentials(const Job *job, const real *block, Py_ssize_t b, Py
 
 
 cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *blocks,
-                char *scratch) noexcept nogil:
-    # The results of blocks [begin, end) of a row, from IN blocks, its BlockStats, as finish left them. Scratch:
-    # blocks_scratch.
+                char *base) noexcept nogil:
+    # The results of blocks [begin, end) of a row, from IN blocks, its BlockStats, as finish left them. Scratch: as of
+    # measure.
     cdef const BlockStats *stats = <const BlockStats *> blocks
     cdef char *x = batch_at(job, &job.x, row)
     cdef char *y
-    cdef real *stage = <real *> scratch
     cdef real *target
     cdef real high, low
     cdef const real *block
     cdef Logs logs
     cdef Py_ssize_t b, n
+    cdef BlockScratch scratch
     if job.operation == LOGSUMEXP:
         return
+    lay_blocks(&scratch, base)
     y = batch_at(job, &job.y, row)
     if job.p.data != NULL:
-        write_gradients(job, row, begin, end, stats, stage)
+        write_gradients(job, row, begin, end, stats, &scratch)
     else:
         split_log(stats.maximum, stats.sum, stats.sum_rest, 1 / job.temperature, &high, &low)
         logs = logs_of(v_set1(high), v_set1(low), 1 / job.temperature)
         for b in range(begin, end):
             n = block_length(job.n, b)
-            block = block_of(job, &job.x, x, b, n, stage)
-            target = <real *> y + b * BLOCK if job.direct else stage + 2 * BLOCK
+            block = block_of(job, &job.x, x, b, n, scratch.x)
+            target = <real *> y + b * BLOCK if job.direct else scratch.e
             if job.operation == SOFTMAX:
-                write_exponentials(job, block, b, end, stats, stage + 2 * BLOCK, target)
+                write_exponentials(job, block, b, end, stats, scratch.e, target)
             else:
                 log_reals(block, target, n, &logs, job.stream)
             if not job.direct:
@@ -610,12 +678,14 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
 
 # -------------------------------------------------------------------------------------- what a level offers
 
+cdef BlockScratch no_blocks
 cdef Kernels kernels
 kernels.lanes = VL
 kernels.block = BLOCK
 kernels.run = run
 kernels.lone = single_row
 kernels.scratch_bytes = scratch_bytes
+kernels.block_scratch = lay_blocks(&no_blocks, NULL)
 kernels.measure = measure
 kernels.finish = finish
 kernels.write = write

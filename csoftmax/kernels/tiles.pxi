@@ -20,23 +20,16 @@ cdef inline bint is_staged(const Job *job) noexcept nogil:
     return job.staged or not job.direct
 
 
-cdef char *lay_stage(TileStage *st, const Job *job, Py_ssize_t width, char *scratch) noexcept nogil:
-    # OUT st: pointers into scratch, for a tile of "width" columns. Returns the end of what they need.
+cdef void lay_stage(TileStage *st, const Job *job, Py_ssize_t width, Scratch *scratch) noexcept nogil:
+    # OUT st, in scratch: for a tile of "width" columns.
     cdef Py_ssize_t pitch = tile_pitch(width), n = job.n if is_staged(job) else 0
     st.pitch = pitch
-    st.keys = <uint64_t *> scratch
-    st.exponents = <Py_ssize_t *> (st.keys + (pitch if job.exact else 0))
-    st.x = <real *> (st.exponents + (pitch if is_rescaled(job) else 0))
-    st.p = st.x + n * pitch
-    st.maxima = st.p + (n if job.p.data != NULL else 1) * pitch
-    st.mask = <char *> (st.maxima + blocks_of(n) * pitch)
-    return st.mask + (ROW_GROUP * pitch if job.mask.data != NULL else 0)
-
-
-cdef Py_ssize_t stage_bytes(const Job *job, Py_ssize_t width) noexcept nogil:
-    # The size of what lay_stage needs: it is laid out at an address that nothing is read from.
-    cdef TileStage st
-    return lay_stage(&st, job, width, <char *> 64) - <char *> 64
+    st.x = scratch_reals(scratch, n * pitch)
+    st.p = scratch_reals(scratch, (n if job.p.data != NULL else 1) * pitch)
+    st.maxima = scratch_reals(scratch, blocks_of(n) * pitch)
+    st.mask = <char *> scratch_alloc(scratch, ROW_GROUP * pitch if job.mask.data != NULL else 0, 1)
+    st.keys = <uint64_t *> scratch_alloc(scratch, pitch if job.exact else 0, sizeof(uint64_t))
+    st.exponents = <Py_ssize_t *> scratch_alloc(scratch, pitch if is_rescaled(job) else 0, sizeof(Py_ssize_t))
 
 
 cdef inline bint is_native(const Operand *o, int last, const char *tile) noexcept nogil:
@@ -266,24 +259,18 @@ cdef inline bint has_excluded(const Job *job, const ColumnTile *s) noexcept nogi
     return False
 
 
-cdef void store_sums(const Job *job, Py_ssize_t row, const TileStage *st, const ColumnTile *s) noexcept nogil:
-    # As store_tile, of LOGSUMEXP: a number a column.
-    cdef Py_ssize_t c
-    for c in range(s.width if job.exact else 0):
-        s.y[c] = add_key(job.x.storage, st.keys[c], s.y[c])
-    store_run(job.y.storage, batch_at(job, &job.y, row), job.y.batch[job.batch_ndim - 1], s.width, s.y)
-
-
 cdef void store_tile(const Job *job, Py_ssize_t row, const TileStage *st, const ColumnTile *s) noexcept nogil:
     # OUT job.y: the results of a tile that load_tile has loaded.
     cdef char *y
     cdef real *results
     cdef const char *mask = NULL
-    cdef Py_ssize_t i, step
+    cdef Py_ssize_t i, c, step
     if job.y.data == NULL:
         return
     if job.operation == LOGSUMEXP:
-        store_sums(job, row, st, s)
+        for c in range(s.width if job.exact else 0):
+            s.y[c] = add_key(job.x.storage, st.keys[c], s.y[c])
+        store_sums(job, row, s.width, s.y)
         return
     if is_rescaled(job):
         scale_back(job, s.y, s.width, 1, s.y_step, st.exponents)

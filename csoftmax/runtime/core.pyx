@@ -18,7 +18,7 @@ from libc.string cimport memset
 from csoftmax.runtime.dispatch cimport kernels_for
 from csoftmax.kernels.problem cimport (
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, OPERATIONS,
-    ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, Job, Kernels, blocks_scratch, is_extreme, loss_chunk,
+    ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, Job, Kernels, is_extreme, loss_chunk,
 )
 
 cdef extern from "csoftmax/_storage.h":
@@ -267,7 +267,7 @@ cdef int run_by_blocks(const Job *job, const Kernels *kernels, int threads) exce
     cdef char *memory = NULL
     share.job = job
     share.kernels = kernels
-    share.size = blocks_scratch(kernels)
+    share.size = (kernels.block_scratch + 63) // 64 * 64
     share.blocks = (job.n + kernels.block - 1) // kernels.block
     share.stats = <double *> malloc(share.blocks * STATS * sizeof(double))
     try:

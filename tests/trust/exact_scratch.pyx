@@ -8,7 +8,7 @@ changed the margin is told by `damaged`.
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memset
 
-from csoftmax.kernels.problem cimport Job, Kernels, blocks_scratch
+from csoftmax.kernels.problem cimport Job, Kernels
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
@@ -66,7 +66,7 @@ cdef void run_64(const Job *job, Py_ssize_t first, Py_ssize_t last, char *scratc
 
 cdef void pass_exactly(int wide, bint second, const Job *job, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last,
                        double *stats) noexcept nogil:
-    cdef Py_ssize_t size = blocks_scratch(&original[wide])
+    cdef Py_ssize_t size = original[wide].block_scratch
     cdef char *scratch = begin(size)
     if second:
         original[wide].write(job, row, first, last, stats, scratch)
