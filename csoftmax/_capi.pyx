@@ -15,7 +15,8 @@ from libc.string cimport memset
 from csoftmax.runtime.dispatch cimport kernels_for
 from csoftmax.kernels.problem cimport (
     CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
-    SOFTMAX_GRAD, Job, Kernels, Operand, SplitScratch, is_extreme, lay_split, needs_doubles,
+    SOFTMAX_GRAD, Job, Kernels, Operand, SplitScratch, init_job, is_extreme, lay_split, needs_doubles, set_operand,
+    set_rows,
 )
 from csoftmax.plan.layout cimport find_walk, item_size
 
@@ -47,30 +48,21 @@ cdef enum:
 
 # --------------------------------------------------------------------------------------------------- a job
 
-cdef inline int begin(Job *job, int operation, Py_ssize_t rows, Py_ssize_t n, double temperature) noexcept nogil:
+cdef inline int begin(Job *job, int operation, int storage, Py_ssize_t rows, Py_ssize_t n,
+                      double temperature) noexcept nogil:
     if rows < 0 or n < 0:
         return CSM_BAD_SHAPE
     if not 0 < temperature < INFINITY:
         return CSM_BAD_TEMPERATURE
-    job.operation = operation
-    job.temperature = temperature
-    job.n = n
-    job.rows = rows
-    job.exact = False
-    job.axis_ndim = job.batch_ndim = 1
-    job.axis_shape[0] = n
-    job.batch_shape[0] = rows
-    job.x.data = job.p.data = job.y.data = job.mask.data = NULL
-    job.target.data = job.upstream.data = job.row_loss.data = NULL
+    init_job(job, operation, temperature, storage == CSM_F64 or needs_doubles(operation, temperature))
+    set_rows(job, rows, n)
     return CSM_OK
 
 
-cdef inline void set_operand(Operand *o, int storage, const void *data, Py_ssize_t row,
-                             Py_ssize_t step) noexcept nogil:
-    o.data = <char *> data
-    o.storage = storage
-    o.batch[0] = row * item_size(storage)
-    o.axis[0] = step * item_size(storage)
+cdef inline void set_elements(Operand *o, int storage, const void *data, Py_ssize_t row,
+                              Py_ssize_t step) noexcept nogil:
+    # as set_operand, with strides in elements
+    set_operand(o, storage, data, row * item_size(storage), step * item_size(storage))
 
 
 cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
@@ -79,16 +71,16 @@ cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
     cdef Job job
     cdef double nothing = -INFINITY
     cdef unsigned long long caller_mode = enter_mode()
-    cdef int status = begin(&job, operation, rows, n, temperature)
+    cdef int status = begin(&job, operation, storage, rows, n, temperature)
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_operand(&job.x, storage, x, x_row, x_step)
+    set_elements(&job.x, storage, x, x_row, x_step)
     if n == 0 and operation == LOGSUMEXP:
-        set_operand(&job.x, CSM_F64, &nothing, 0, 1)
-        job.n = job.axis_shape[0] = 1
-    set_operand(&job.y, storage, y, y_row, y_step)
-    status = run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
+        set_elements(&job.x, CSM_F64, &nothing, 0, 1)
+        set_rows(&job, rows, 1)
+    set_elements(&job.y, storage, y, y_row, y_step)
+    status = run(&job)
     leave_mode(caller_mode)
     return status
 
@@ -98,14 +90,14 @@ cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, con
                   Py_ssize_t dx_row, Py_ssize_t dx_step, double temperature) noexcept nogil:
     cdef Job job
     cdef unsigned long long caller_mode = enter_mode()
-    cdef int status = begin(&job, operation, rows, n, temperature)
+    cdef int status = begin(&job, operation, storage, rows, n, temperature)
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_operand(&job.x, storage, dy, dy_row, dy_step)
-    set_operand(&job.p, storage, y, y_row, y_step)
-    set_operand(&job.y, storage, dx, dx_row, dx_step)
-    status = run(&job, storage == CSM_F64 or needs_doubles(operation, temperature))
+    set_elements(&job.x, storage, dy, dy_row, dy_step)
+    set_elements(&job.p, storage, y, y_row, y_step)
+    set_elements(&job.y, storage, dx, dx_row, dx_step)
+    status = run(&job)
     leave_mode(caller_mode)
     return status
 
@@ -118,26 +110,25 @@ cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
     cdef Py_ssize_t i
     cdef int64_t index
     cdef unsigned long long caller_mode
-    cdef int status = begin(&job, operation, rows, n, 1)
+    cdef int status = begin(&job, operation, storage, rows, n, 1)
     if status != CSM_OK:
         return status
     for i in range(rows):
         index = target[i * target_row]
         if index != ignore_index and not 0 <= index < n:
             return CSM_BAD_TARGET
-    set_operand(&job.x, storage, x, x_row, x_step)
-    set_operand(&job.y, storage, dx, dx_row, dx_step)
-    set_operand(&job.target, CSM_I64, target, target_row, 0)
-    set_operand(&job.row_loss, CSM_F64 if storage == CSM_F64 else CSM_F32, loss, loss_row, 0)
+    set_elements(&job.x, storage, x, x_row, x_step)
+    set_elements(&job.y, storage, dx, dx_row, dx_step)
+    set_elements(&job.target, CSM_I64, target, target_row, 0)
+    set_elements(&job.row_loss, CSM_F64 if storage == CSM_F64 else CSM_F32, loss, loss_row, 0)
     if n == 0:
         for i in range(rows):
             memset(job.row_loss.data + i * job.row_loss.batch[0], 0, item_size(job.row_loss.storage))
-    memset(&job.loss, 0, sizeof(job.loss))
     job.loss.ignore_index = ignore_index
     job.loss.indices = True
     job.loss.scale = scale
     caller_mode = enter_mode()
-    status = run(&job, storage == CSM_F64)
+    status = run(&job)
     leave_mode(caller_mode)
     return status
 
@@ -148,13 +139,13 @@ cdef inline char *aligned(char *p) noexcept nogil:
     return <char *> ((<uintptr_t> p + 63) // 64 * 64)
 
 
-cdef inline int run(Job *job, bint wide) noexcept nogil:
-    cdef const Kernels *kernels = kernels_for(wide)
+cdef inline int run(Job *job) noexcept nogil:
+    cdef const Kernels *kernels = kernels_for(job.wide)
     cdef char stack[SMALL_STACK + 64]
     cdef Py_ssize_t size
     if job.rows == 0 or job.n == 0:
         return CSM_OK
-    find_walk(job, wide, 1, True)
+    find_walk(job, 1, True)
     size = kernels.scratch_bytes(job)
     if size > SMALL_STACK:
         return run_long(job, kernels, size)

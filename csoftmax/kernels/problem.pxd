@@ -43,6 +43,7 @@ cdef struct Job:
     int walk
     # direct: every operand is aligned native reals with unit stride along the walk, and the temperature is not extreme
     bint direct
+    bint wide                         # the arithmetic is of doubles, not floats
     bint exact                        # x: 64-bit integers, some of which a double does not hold
     bint stream                       # results are larger than the caches: store past them
     double temperature
@@ -64,6 +65,53 @@ cdef struct Job:
     Operand row_loss                  # reduction "none": where each row's loss goes
     double *partial                   # else: SUMS pairs a chunk of rows or a tile: sums of losses and what they lost
     Loss loss
+
+
+cdef inline void clear_operand(Operand *o) noexcept nogil:
+    o.data = NULL
+    o.storage = 0
+    o.batch[0] = o.axis[0] = 0
+
+
+cdef inline void init_job(Job *job, int operation, double temperature, bint wide) noexcept nogil:
+    """OUT `job`: every field, of a job without operands and rows. The caller gives it both; `choose` decides the rest."""
+    job.operation = operation
+    job.temperature = temperature
+    job.wide = wide
+    job.walk = ROWS
+    job.direct = job.exact = job.stream = job.staged = False
+    job.n = job.rows = job.units = 0
+    job.width = 1
+    job.axis_ndim = job.batch_ndim = 1
+    job.axis_shape[0] = job.batch_shape[0] = 0
+    clear_operand(&job.x)
+    clear_operand(&job.p)
+    clear_operand(&job.y)
+    clear_operand(&job.mask)
+    clear_operand(&job.target)
+    clear_operand(&job.upstream)
+    clear_operand(&job.row_loss)
+    job.partial = NULL
+    job.loss.weight = NULL
+    job.loss.ignore_index = 0
+    job.loss.smoothing = 0
+    job.loss.indices = False
+    job.loss.scale = 1
+    job.loss.exponent = 0
+
+
+cdef inline void set_rows(Job *job, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
+    """`rows` rows of `n` elements, in two dimensions."""
+    job.rows = job.units = job.batch_shape[0] = rows
+    job.n = job.axis_shape[0] = n
+
+
+cdef inline void set_operand(Operand *o, int storage, const void *data, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
+    """An operand in two dimensions: bytes from row to row, and from one element of a row to the next."""
+    o.data = <char *> data
+    o.storage = storage
+    o.batch[0] = row
+    o.axis[0] = step
 
 
 cdef inline bint is_derivative(int operation) noexcept nogil:

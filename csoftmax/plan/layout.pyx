@@ -157,8 +157,8 @@ cdef void set_width(Job *job, Py_ssize_t inner, Py_ssize_t size, int threads, bi
     job.width = min(job.width, inner)
 
 
-cdef void find_walk(Job *job, bint wide, int threads, bint near) noexcept nogil:
-    cdef Py_ssize_t size = 8 if wide else 4, inner
+cdef void find_walk(Job *job, int threads, bint near) noexcept nogil:
+    cdef Py_ssize_t size = 8 if job.wide else 4, inner
     cdef bint reduces = job.operation == LOGSUMEXP, rows
     cdef int d = -1
     job.direct = (job.mask.data == NULL and not is_extreme(job.operation, job.temperature)

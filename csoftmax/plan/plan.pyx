@@ -21,7 +21,7 @@ from csoftmax.plan import errors as _advice
 from csoftmax.runtime cimport core as _core
 from csoftmax.kernels.problem cimport (
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS,
-    ROWS, SOFTMAX, SOFTMAX_GRAD, SUM_STEP, SUMS, Job, Operand, loss_chunk, needs_doubles,
+    SOFTMAX, SOFTMAX_GRAD, SUM_STEP, SUMS, Job, Operand, init_job, loss_chunk, needs_doubles, set_operand, set_rows,
 )
 from csoftmax.plan.layout cimport find_walk, item_size, streams
 
@@ -246,7 +246,8 @@ cdef cnp.ndarray as_mask(object where, cnp.ndarray a, name):
 
 # ----------------------------------------------------------------------------------------------- operands
 
-cdef int set_operand(Operand *o, cnp.ndarray a) except -1:
+cdef int set_array(Operand *o, cnp.ndarray a) except -1:
+    """The array's memory; its strides are for `lay_out` to set."""
     o.data = <char *> cnp.PyArray_DATA(a)
     o.storage = storage_of(a.dtype)
     return 0
@@ -398,10 +399,9 @@ cdef int lay_out(Job *job, cnp.ndarray shaped, const Axes *axes, list operands) 
     cdef int order[MAX_DIMS]
     cdef int i, k, d, batch, ndim = shaped.ndim
     into[:] = [&job.x, &job.p, &job.y, &job.mask, &job.target, &job.upstream, &job.row_loss]
-    for k in range(OPERANDS):
-        into[k].data = NULL
-        if k < len(operands) and operands[k] is not None:
-            set_operand(into[k], operands[k])
+    for k in range(len(operands)):
+        if operands[k] is not None:
+            set_array(into[k], operands[k])
             spread(operands[k], axes, ndim, k == MASK, strides[k])
     batch = order_batch(shaped, axes, strides[2 if job.y.data != NULL and job.operation != LOGSUMEXP else 0],
                         strides[0], order)
@@ -511,37 +511,20 @@ cdef int run_plain(int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, i
                                     cnp.PyArray_DATA(y), n, temperature, wide):
         return 0
     plain_job(&job, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
-    return _core.run(&job, wide)
+    return _core.run(&job)
 
 
 cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, double temperature,
                     Py_ssize_t n, Py_ssize_t rows, Py_ssize_t size) noexcept:
-    job.operation = operation
-    job.walk = ROWS
+    cdef int storage = CSM_F64 if size == 8 else CSM_F32
+    init_job(job, operation, temperature, size == 8)
+    set_rows(job, rows, n)
+    set_operand(&job.x, storage, cnp.PyArray_DATA(x), n * size, size)
+    set_operand(&job.y, storage, cnp.PyArray_DATA(y), size if operation == LOGSUMEXP else n * size, size)
+    if p is not None:
+        set_operand(&job.p, storage, cnp.PyArray_DATA(p), n * size, size)
     job.direct = True
-    job.exact = False
-    job.temperature = temperature
-    job.n = n
-    job.rows = job.units = rows
-    job.width = 1
-    job.axis_ndim = job.batch_ndim = 1
-    job.axis_shape[0] = n
-    job.batch_shape[0] = rows
-    job.mask.data = NULL
-    plain_operand(&job.x, x, n, size)
-    plain_operand(&job.y, y, 1 if operation == LOGSUMEXP else n, size)
-    if p is None:
-        job.p.data = NULL
-    else:
-        plain_operand(&job.p, p, n, size)
     job.stream = operation != LOGSUMEXP and streams(rows * n * size)
-
-
-cdef inline void plain_operand(Operand *o, cnp.ndarray a, Py_ssize_t n, Py_ssize_t size) noexcept:
-    o.data = <char *> cnp.PyArray_DATA(a)
-    o.storage = CSM_F64 if size == 8 else CSM_F32
-    o.axis[0] = size
-    o.batch[0] = n * size
 
 
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -591,7 +574,6 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
     cdef int number
-    cdef bint wide
     cdef double t = plain_temperature(operation, temperature)
     if (t > 0 and where is None and dtype is None and last_axis(axis, x) and plain(x, &number)
             and (out is None or plain_out(out, x, number))):
@@ -618,13 +600,11 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
             mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(a) == 0:
         return y
-    wide = is_wide(a.dtype) or is_wide(result) or needs_doubles(operation, t)
-    job.operation = operation
-    job.temperature = t
+    init_job(&job, operation, t, is_wide(a.dtype) or is_wide(result) or needs_doubles(operation, t))
     job.exact = needs_exact_shift(a)
     lay_out(&job, a, &axes, [a, None, y, mask])
-    find_walk(&job, wide, _core.effective_threads(), False)
-    _core.run(&job, wide)
+    find_walk(&job, _core.effective_threads(), False)
+    _core.run(&job)
     return y
 
 
@@ -635,7 +615,7 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
     cdef int number
-    cdef bint wide, keep = check_keepdims(keepdims)
+    cdef bint keep = check_keepdims(keepdims)
     if (where is None and not keep and out is None and dtype is None and last_axis(axis, x)
             and plain(x, &number)):
         a = x
@@ -659,13 +639,11 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
     if cnp.PyArray_SIZE(a) == 0:
         y[...] = -np.inf
     else:
-        wide = is_wide(a.dtype) or is_wide(result)
-        job.operation = LOGSUMEXP
-        job.temperature = 1
+        init_job(&job, LOGSUMEXP, 1, is_wide(a.dtype) or is_wide(result))
         job.exact = needs_exact_shift(a)
         lay_out(&job, a, &axes, [a, None, y, mask])
-        find_walk(&job, wide, _core.effective_threads(), False)
-        _core.run(&job, wide)
+        find_walk(&job, _core.effective_threads(), False)
+        _core.run(&job)
     return y if out is not None or y.ndim else y[()]
 
 
@@ -676,7 +654,6 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
     cdef Axes axes
     cdef cnp.ndarray g, p, y, mask = None
     cdef int number, other
-    cdef bint wide
     cdef double t = plain_temperature(operation, temperature)
     if (t > 0 and where is None and last_axis(axis, v) and plain(v, &number) and plain(output, &other)
             and number == other and same_shape(v, output)
@@ -708,13 +685,10 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
             mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(p) == 0:
         return y
-    wide = is_wide(result) or needs_doubles(operation, t)
-    job.operation = operation
-    job.temperature = t
-    job.exact = False
+    init_job(&job, operation, t, is_wide(result) or needs_doubles(operation, t))
     lay_out(&job, p, &axes, [g, p, y, mask])
-    find_walk(&job, wide, _core.effective_threads(), False)
-    _core.run(&job, wide)
+    find_walk(&job, _core.effective_threads(), False)
+    _core.run(&job)
     return y
 
 
@@ -756,8 +730,7 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
             w = None if w is None else apart(w, y, False)
     if reduction == "none":
         per_row = new_losses(a, class_axis, loss_type)
-    job.operation = CROSS_ENTROPY_GRAD if grad else CROSS_ENTROPY
-    job.temperature = 1
+    init_job(&job, CROSS_ENTROPY_GRAD if grad else CROSS_ENTROPY, 1, wide)
     job.loss.indices = indices
     job.loss.smoothing = smoothing
     # every target is a class or ignored by now, so that any number but a class stands for what none can be
@@ -768,8 +741,8 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     if cnp.PyArray_SIZE(a):
         job.exact = needs_exact_shift(a)
         lay_out(&job, a, &axes, [a, None, y, None, t, upstream, per_row])
-        find_walk(&job, wide, _core.effective_threads(), False)
-        total = run_loss(&job, wide, &scale)
+        find_walk(&job, _core.effective_threads(), False)
+        total = run_loss(&job, &scale)
     if per_row is not None:
         loss = per_row if per_row.ndim else per_row[()]
     else:
@@ -809,7 +782,7 @@ cdef void set_scale(Job *job, double counted, int exponent) noexcept:
         job.loss.exponent = 0
 
 
-cdef double run_loss(Job *job, bint wide, int *exponent) except? -1:
+cdef double run_loss(Job *job, int *exponent) except? -1:
     """Runs the job; the sum of the losses, unless each has been stored, to be multiplied by a power of two."""
     cdef cnp.npy_intp parts = 0, size, middle = 2 * (SUMS // 2), i
     cdef cnp.ndarray partial
@@ -819,7 +792,7 @@ cdef double run_loss(Job *job, bint wide, int *exponent) except? -1:
     size = parts * 2 * SUMS
     partial = cnp.PyArray_ZEROS(1, &size, cnp.NPY_FLOAT64, 0)
     job.partial = sums = <double *> cnp.PyArray_DATA(partial)
-    _core.run(job, wide)
+    _core.run(job)
     if not isfinite(sum_of(sums, parts, SUMS // 2)):
         # finite sums may overflow together: on to the next one
         for i in range(parts):

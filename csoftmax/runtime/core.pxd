@@ -3,7 +3,7 @@
 from csoftmax.kernels.problem cimport Job
 
 # Runs a job to its end: 0, or -1 with an exception set.
-cdef int run(const Job *job, bint wide) except -1
+cdef int run(const Job *job) except -1
 
 # Runs one row of reals without a job, if it is short and there is a short way: else False.
 cdef bint run_lone(int operation, const void *x, const void *p, void *y, Py_ssize_t n, double temperature,

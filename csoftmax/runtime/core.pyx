@@ -13,12 +13,12 @@ from cpython.contextvars cimport PyContextVar_New, get_value
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
 from csoftmax.runtime.dispatch cimport kernels_for
 from csoftmax.kernels.problem cimport (
     COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, OPERATIONS,
-    ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, Job, Kernels, is_extreme, loss_chunk,
+    ROWS, SOFTMAX, SOFTMAX_GRAD, STATS, Job, Kernels, init_job, is_extreme, loss_chunk, set_operand,
+    set_rows,
 )
 
 cdef extern from "csoftmax/_storage.h":
@@ -99,9 +99,9 @@ cdef double time_of(const Job *job, const Kernels *kernels) noexcept nogil:
     return job.rows * (job.n * element + ROW_NS)
 
 
-cdef double cost_of_borders(const Job *job, int threads, bint wide) noexcept nogil:
+cdef double cost_of_borders(const Job *job, int threads) noexcept nogil:
     """Nanoseconds that threads lose together to tiles of columns whose rows lie in the same lines of the cache."""
-    cdef double size = 8 if wide else 4, operands = 1 + (job.p.data != NULL) + (job.y.data != NULL)
+    cdef double size = 8 if job.wide else 4, operands = 1 + (job.p.data != NULL) + (job.y.data != NULL)
     if (job.walk == ROWS or job.rows >= threads * job.batch_shape[job.batch_ndim - 1]
             or size * operands * job.rows * job.n > CACHED_BYTES):
         return 0
@@ -133,8 +133,8 @@ cdef char *aligned(char *p) noexcept nogil:
     return <char *> ((<uintptr_t> p + 63) // 64 * 64)
 
 
-cdef int run(const Job *job, bint wide) except -1:
-    cdef const Kernels *kernels = kernels_for(wide)
+cdef int run(const Job *job) except -1:
+    cdef const Kernels *kernels = kernels_for(job.wide)
     cdef char small[SMALL_SCRATCH]
     cdef Py_ssize_t size
     cdef int threads
@@ -151,7 +151,7 @@ cdef int run(const Job *job, bint wide) except -1:
     try:
         ns = time_of(job, kernels)
         threads = effective_threads()
-        threads = useful_threads(threads, ns - cost_of_borders(job, threads, wide))
+        threads = useful_threads(threads, ns - cost_of_borders(job, threads))
         if by_blocks(job, threads):
             return run_by_blocks(job, kernels, threads)
         return run_units(job, kernels, size, threads, ns)
@@ -437,17 +437,9 @@ def softmax_rows(const cython.floating[:, ::1] x not None, cython.floating[:, ::
         raise ValueError(f"out has shape {(out.shape[0], out.shape[1])}, but x has {(x.shape[0], x.shape[1])}")
     if x.shape[0] == 0 or x.shape[1] == 0:
         return
-    memset(&job, 0, sizeof(Job))
-    job.operation = SOFTMAX
-    job.walk = ROWS
+    init_job(&job, SOFTMAX, 1, size == 8)
+    set_rows(&job, x.shape[0], x.shape[1])
+    set_operand(&job.x, CSM_F64 if size == 8 else CSM_F32, &x[0, 0], job.n * size, size)
+    set_operand(&job.y, CSM_F64 if size == 8 else CSM_F32, &out[0, 0], job.n * size, size)
     job.direct = True
-    job.temperature = 1
-    job.n = job.axis_shape[0] = x.shape[1]
-    job.rows = job.units = job.batch_shape[0] = x.shape[0]
-    job.axis_ndim = job.batch_ndim = job.width = 1
-    job.x.data = <char *> &x[0, 0]
-    job.y.data = <char *> &out[0, 0]
-    job.x.storage = job.y.storage = CSM_F64 if size == 8 else CSM_F32
-    job.x.axis[0] = job.y.axis[0] = size
-    job.x.batch[0] = job.y.batch[0] = job.n * size
-    run(&job, size == 8)
+    run(&job)
