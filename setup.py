@@ -88,7 +88,7 @@ def extensions():
 
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
     yield extension("runtime.core", ["csoftmax/runtime/core.pyx", "csoftmax/runtime/pool.c"])
-    for name in ("runtime.dispatch", "plan.layout", "plan.plan", "_capi", "api.keywords"):
+    for name in ("runtime.dispatch", "plan.strategy", "plan.plan", "_capi", "api.keywords"):
         yield extension(name, [f"csoftmax/{name.replace('.', '/')}.pyx"])
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
     for name in () if COVERAGE else ("api.forward", "api.derivative", "api.loss"):

@@ -10,6 +10,7 @@ try:
         softmax_jacobian,
         softmax_jvp,
     )
+    from csoftmax.api.explain import explain
     from csoftmax.api.forward import log_softmax, logsumexp, softmax
     from csoftmax.api.loss import cross_entropy, cross_entropy_with_grad
     from csoftmax.runtime import threadpoolctl as _threadpoolctl
@@ -30,6 +31,7 @@ _threadpoolctl.watch()
 __all__ = [
     "cross_entropy",
     "cross_entropy_with_grad",
+    "explain",
     "get_include",
     "get_isa",
     "get_num_threads",

@@ -14,11 +14,10 @@ from libc.string cimport memset
 
 from csoftmax.runtime.dispatch cimport kernels_for
 from csoftmax.kernels.problem cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, ROWS, SOFTMAX,
-    SOFTMAX_GRAD, Job, Kernels, Operand, SplitScratch, init_job, is_extreme, lay_split, needs_doubles, set_operand,
-    set_rows,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, SOFTMAX, SOFTMAX_GRAD, Job, Kernels,
+    Operand, SplitScratch, init_job, lay_split, needs_doubles, set_operand, set_rows,
 )
-from csoftmax.plan.layout cimport find_walk, item_size
+from csoftmax.plan.strategy cimport Means, can_split, choose, item_size
 
 cdef extern from "runtime/float_mode.h" nogil:
     unsigned long long enter_mode "csm_enter_mode"() noexcept
@@ -123,7 +122,7 @@ cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
     set_elements(&job.row_loss, CSM_F64 if storage == CSM_F64 else CSM_F32, loss, loss_row, 0)
     if n == 0:
         for i in range(rows):
-            memset(job.row_loss.data + i * job.row_loss.batch[0], 0, item_size(job.row_loss.storage))
+            memset(job.row_loss.data + i * job.row_loss.row, 0, item_size(job.row_loss.storage))
     job.loss.ignore_index = ignore_index
     job.loss.indices = True
     job.loss.scale = scale
@@ -143,9 +142,13 @@ cdef inline int run(Job *job) noexcept nogil:
     cdef const Kernels *kernels = kernels_for(job.wide)
     cdef char stack[SMALL_STACK + 64]
     cdef Py_ssize_t size
+    cdef Means means
     if job.rows == 0 or job.n == 0:
         return CSM_OK
-    find_walk(job, 1, True)
+    means.threads = 1
+    means.useful = NULL
+    means.on_stack = True
+    choose(job, kernels, &means)
     size = kernels.scratch_bytes(job)
     if size > SMALL_STACK:
         return run_long(job, kernels, size)
@@ -171,9 +174,7 @@ cdef bint run_by_blocks(const Job *job, const Kernels *kernels, char *scratch) n
     """Rows in two passes over their blocks, or False where that cannot be done in LARGE_STACK bytes."""
     cdef Py_ssize_t blocks = (job.n + kernels.block - 1) // kernels.block, row
     cdef SplitScratch split
-    if (job.walk != ROWS or is_extreme(job.operation, job.temperature) or job.operation == CROSS_ENTROPY
-            or job.operation == CROSS_ENTROPY_GRAD
-            or lay_split(&split, kernels, job.n, NULL) > LARGE_STACK):
+    if not can_split(job) or lay_split(&split, kernels, job.n, NULL) > LARGE_STACK:
         return False
     lay_split(&split, kernels, job.n, scratch)
     for row in range(job.rows):

@@ -56,7 +56,7 @@ def draw_pictures(app):
 
     target = HERE / "generated"
     target.mkdir(exist_ok=True)
-    pictures.draw_regimes(target / "regimes.svg")
+    pictures.draw_strategies(target / "strategies.svg")
     iris = HERE.parent / "examples" / "iris.py"
     subprocess.run([sys.executable, iris, "--plot", target / "iris.png"], check=True, stdout=subprocess.DEVNULL)
 

@@ -1,4 +1,4 @@
-"""The diagram of the documentation: how each regime walks over an array."""
+"""The diagram of the documentation: how each strategy goes over an array."""
 
 import matplotlib
 
@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 READ, WRITE, KEEP = "#4a90c2", "#e69f00", "#cfd8e0"
 
 
-def draw_regimes(path):
+def draw_strategies(path):
     """Write the diagram to `path`."""
     figure = Figure(figsize=(10, 7.4), layout="constrained")
     panels = figure.subplots(2, 2).flat

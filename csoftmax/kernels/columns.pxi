@@ -20,7 +20,7 @@ cdef enum:
 cdef enum:
     TIES = 1                  # ... elements at the maximum are counted instead of added,
     STORE_EXPS = 2            # ... the exponentials are stored at ColumnTile.e,
-    DIRECT = 4                # ... some column needs the direct range reduction (csm_exp's EXP_FAR);
+    DIRECT_REDUCTION = 4                # ... some column needs the direct range reduction (csm_exp's EXP_FAR);
     PRODUCTS = 8              # or the sum of products g p, each rounded once, in the precision of the reals
 
 
@@ -89,8 +89,8 @@ cdef inline Py_ssize_t whole_vectors(Py_ssize_t width) noexcept nogil:
 
 
 cdef inline Py_ssize_t tile_pitch(Py_ssize_t width) noexcept nogil:
-    # Elements from row to row of scratch, such that LANES rows are no multiple of 4096 bytes: a sweep goes from one row to
-    # the LANES-th after it, and a load waits for an earlier store whose address has the same lowest 12 bits.
+    # Elements from row to row of scratch, such that LANES rows are no multiple of 4096 bytes: a sweep goes from one row
+    # to the LANES-th after it, and a load waits for an earlier store whose address has the same lowest 12 bits.
     cdef Py_ssize_t pitch = whole_vectors(width)
     return pitch + VL if pitch * <Py_ssize_t> sizeof(real) % 256 == 0 else pitch
 
@@ -290,7 +290,7 @@ cdef inline vec reduced_exp(vec x, vec *d, const Reduction *r, const bint direct
 cdef inline vec add_exp(vec sum, vec *ties, RowSet *at, Py_ssize_t left, const Reduction *reduction,
                         const int what) noexcept nogil:
     # The sum with the exponentials of the next row of the set. IN/OUT ties: with those of the row (TIES).
-    cdef vec d, a = reduced_exp(load_columns(at.x, left), &d, reduction, what & DIRECT)
+    cdef vec d, a = reduced_exp(load_columns(at.x, left), &d, reduction, what & DIRECT_REDUCTION)
     if what & TIES:
         v_sum_apart(d, a, &sum, ties)
     else:
@@ -515,7 +515,7 @@ cdef void seldom_sums(const ColumnTile *s, const TileScratch *t, int operation, 
 cdef void exp_sums(const ColumnTile *s, const TileScratch *t, int what) noexcept nogil:
     # The sums of the exponentials of one block.
     if t.direct_reduction:
-        what |= DIRECT
+        what |= DIRECT_REDUCTION
     if what == STORE_EXPS:
         column_sums(s, t, SOFTMAX, STORE_EXPS)
     elif what == TIES:

@@ -65,9 +65,9 @@ from libc.string cimport memcpy, memset
 from cpython.pycapsule cimport PyCapsule_New
 
 from csoftmax.kernels.problem cimport (
-    Job, Kernels, Operand, Scratch, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, is_derivative, is_extreme, LOG_SOFTMAX,
-    LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, OPERATIONS, ROWS, scratch_alloc, scratch_at,
-    scratch_doubles, SOFTMAX, SOFTMAX_GRAD, STATS, SUM_STEP, SUMS,
+    Job, Kernels, Operand, Scratch, COLUMN_TILES, CONVERTED, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, is_derivative,
+    is_loss, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, OPERATIONS, PACKED_ROWS,
+    scratch_alloc, scratch_at, scratch_doubles, SINGLE_ROW, SOFTMAX, SOFTMAX_GRAD, STAGED, STATS, SUM_STEP, SUMS,
 )
 
 cdef extern from "csoftmax/_lanes.h" nogil:

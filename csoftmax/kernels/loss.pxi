@@ -68,11 +68,6 @@ cdef struct ColumnScratch:
     real *probabilities       # of a loss: the target's, of one column
 
 
-cdef inline Py_ssize_t row_stride(const Job *job, const Operand *o) noexcept nogil:
-    # in bytes, between rows of one batch or panel
-    return o.batch[job.batch_ndim - 1] if job.batch_ndim else 0
-
-
 cdef inline double class_weight(const Job *job, Py_ssize_t c) noexcept nogil:
     return job.loss.weight[c] if job.loss.weight != NULL else 1
 
@@ -113,7 +108,7 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
     # some are ignored.
     cdef Losses l = losses[0]
     cdef const char *p = batch_at(job, &job.target, row)
-    cdef Py_ssize_t stride = row_stride(job, &job.target), i
+    cdef Py_ssize_t stride = job.target.row, i
     cdef double own = 1 - job.loss.smoothing
     cdef const double *weight = job.loss.weight
     cdef int64_t ignore = job.loss.ignore_index, index
@@ -173,7 +168,7 @@ cdef void spread_target(const Job *job, const real *x, Py_ssize_t step, const re
 cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *probabilities) noexcept nogil:
     cdef Losses l = losses[0]
     cdef const char *upstream
-    cdef Py_ssize_t stride = row_stride(job, &job.upstream), across = tile_pitch(l.rows), i
+    cdef Py_ssize_t stride = job.upstream.row, across = tile_pitch(l.rows), i
     cdef double scale = job.loss.scale
     losses.ignored = False
     for i in range(l.rows):
@@ -271,7 +266,7 @@ cdef void finish_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
     if each:
         if l.scaled:
             scale_each(&l)
-        store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), row_stride(job, &job.row_loss), l.rows,
+        store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), job.row_loss.row, l.rows,
                   l.each)
         return
     add_to_sums(&l, total, rest, job.partial + 2 * SUMS * part)

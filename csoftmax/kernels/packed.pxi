@@ -4,7 +4,6 @@
 # element i, as in a longer row.
 
 cdef enum:
-    PACKED_LEAST = 4          # fewer rows are not worth it
     GROUPS = 4                # at a time ...
     GROUP_REALS = 2048        # ... of so many elements, one group at the least
 
@@ -26,10 +25,6 @@ cdef struct Group:
     real high[VL]
     real low[VL]
     real after[VL]
-
-
-cdef inline bint is_packed(Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
-    return n <= SHORT and rows >= PACKED_LEAST
 
 
 cdef inline Py_ssize_t groups_of(Py_ssize_t n) noexcept nogil:

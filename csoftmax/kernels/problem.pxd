@@ -1,7 +1,12 @@
-"""The one value that travels from the plan through the core to the kernels: what to compute, on what memory."""
+"""The one value that travels from the plan through the core to the kernels: what to compute, on what memory, and how.
+
+Its operands are two-dimensional strided views: rows, and the elements of a row. Where an array has more dimensions that
+do not merge, a layout beside the job holds them, and a row's number is taken apart into its places along them.
+"""
 
 cdef enum:
     MAX_DIMS = 64
+    OPERANDS = 7              # x, p, y, mask, target, upstream, row_loss
 
 
 cdef enum Operation:
@@ -16,17 +21,53 @@ cdef enum Operation:
     OPERATIONS
 
 
-# Walks: rows one after another, or tiles of neighbouring columns down the axis.
-cdef enum Walk:
-    ROWS
-    COLUMNS
+# How a job is worked on. `choose` decides once, and the kernels and the core obey. What follows from a row's
+# length, its dtype and the level alone is no strategy, and kernels see to it: how the sum of a block is folded, in what
+# precision a dot product is taken, how many vectors are in registers. It decides bits, which a strategy never does.
+cdef enum Strategy:
+    SINGLE_ROW            # one short row, which stays in registers and needs no scratch
+    PACKED_ROWS           # short rows, several at a time
+    ROW_BATCH             # rows one after another, each by its blocks
+    SPLIT_ROW             # long rows, each in two passes over its blocks, which threads share
+    COLUMN_TILES          # tiles of neighbouring columns, one column a lane, which are swept down the axis
 
 
+# Where the kernels read and write.
+cdef enum Access:
+    DIRECT                # reals of the kernels' precision with unit stride along rows or across columns, as they lie
+    CONVERTED             # contiguous rows of 16-bit floats as they lie, converted a block at a time
+    STAGED                # reals in scratch, to which operands are copied first and from which results are copied last
+
+
+# Why operands are staged.
+cdef enum Reason:
+    NOT_STAGED
+    FOR_INTEGERS
+    FOR_HALVES            # 16-bit floats
+    FOR_DTYPES            # an operand is of another precision than the arithmetic
+    FOR_BYTE_ORDER
+    FOR_MASK
+    FOR_TEMPERATURE       # an extreme one, for which powers of two are taken out of the rows
+    FOR_ALIGNMENT
+    FOR_STRIDES
+
+
+# Strides in bytes.
 cdef struct Operand:
     char *data                        # NULL: this operation has no such operand
     int storage                       # enum csm_storage
-    Py_ssize_t batch[MAX_DIMS]        # strides in bytes over the batch dimensions ...
-    Py_ssize_t axis[MAX_DIMS]         # ... and over the reduced ones
+    Py_ssize_t row                    # from row to row, along the innermost batch dimension
+    Py_ssize_t step                   # from one element of a row to the next, along the innermost reduced dimension
+    Py_ssize_t *batch                 # over all batch dimensions, outermost first; NULL if there is but one
+    Py_ssize_t *axis                  # the same over the reduced ones
+
+
+# The dimensions of a job, outermost first, and the strides of its operands over them.
+cdef struct Layout:
+    Py_ssize_t batch_shape[MAX_DIMS]
+    Py_ssize_t axis_shape[MAX_DIMS]
+    Py_ssize_t batch[OPERANDS][MAX_DIMS]
+    Py_ssize_t axis[OPERANDS][MAX_DIMS]
 
 
 cdef struct Loss:
@@ -38,24 +79,34 @@ cdef struct Loss:
     int exponent                      # ... but for this power of two
 
 
+cdef struct Kernels               # declared below
+
+
 cdef struct Job:
     int operation
-    int walk
-    # direct: every operand is aligned native reals with unit stride along the walk, and the temperature is not extreme
-    bint direct
     bint wide                         # the arithmetic is of doubles, not floats
     bint exact                        # x: 64-bit integers, some of which a double does not hold
-    bint stream                       # results are larger than the caches: store past them
     double temperature
     Py_ssize_t n                      # length of a row
     Py_ssize_t rows
+    Py_ssize_t inner                  # rows along the innermost batch dimension; COLUMN_TILES: it is across the columns
+    int batch_ndim                    # dimensions that rows lie along, and that the elements of a row do: 1 at least
     int axis_ndim
-    int batch_ndim                    # COLUMNS: the last one is across the columns
-    Py_ssize_t axis_shape[MAX_DIMS]
-    Py_ssize_t batch_shape[MAX_DIMS]
-    Py_ssize_t width                  # COLUMNS: columns of a tile
-    bint staged                       # COLUMNS: logits are copied into scratch, where exponentials replace them
+    Py_ssize_t *batch_shape           # outermost first, where there is more than one, else NULL
+    Py_ssize_t *axis_shape
+    # What `choose` decides:
+    const Kernels *kernels            # of the precision of the arithmetic, at the level in use
+    int strategy
+    int access
+    int staged                        # the reason of STAGED access
+    bint rescaled                     # the temperature is extreme: powers of two are taken out of the staged rows
+    bint stream                       # results are larger than the caches: they are stored past them
+    bint pending                      # ROW_BATCH: a row's results are written while a later row is exponentiated
+    Py_ssize_t width                  # COLUMN_TILES: columns of a tile, at most
+    bint exps_in_scratch              # COLUMN_TILES: exponentials wait in scratch, not in the result
     Py_ssize_t units                  # rows, or tiles
+    int threads                       # that work on it
+    Py_ssize_t chunk                  # units that a thread works on at a time
     Operand x                         # logits, or the incoming gradient
     Operand p                         # the forward's output, in the derivatives
     Operand y                         # the result
@@ -67,51 +118,47 @@ cdef struct Job:
     Loss loss
 
 
-cdef inline void clear_operand(Operand *o) noexcept nogil:
-    o.data = NULL
-    o.storage = 0
-    o.batch[0] = o.axis[0] = 0
+cdef inline bint is_loss(int operation) noexcept nogil:
+    return operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
 
 
 cdef inline void init_job(Job *job, int operation, double temperature, bint wide) noexcept nogil:
-    """OUT `job`: every field, of a job without operands and rows. The caller gives it both; `choose` decides the rest."""
+    """OUT `job`: what to compute, on nothing yet. The caller sets rows and operands; what is left `choose` sets.
+
+    Of an absent operand nothing but its data, which is NULL, means anything. Only losses have weights and sums.
+    """
     job.operation = operation
     job.temperature = temperature
     job.wide = wide
-    job.walk = ROWS
-    job.direct = job.exact = job.stream = job.staged = False
-    job.n = job.rows = job.units = 0
-    job.width = 1
+    job.exact = False
+    job.n = job.rows = job.inner = 0
     job.axis_ndim = job.batch_ndim = 1
-    job.axis_shape[0] = job.batch_shape[0] = 0
-    clear_operand(&job.x)
-    clear_operand(&job.p)
-    clear_operand(&job.y)
-    clear_operand(&job.mask)
-    clear_operand(&job.target)
-    clear_operand(&job.upstream)
-    clear_operand(&job.row_loss)
-    job.partial = NULL
-    job.loss.weight = NULL
-    job.loss.ignore_index = 0
-    job.loss.smoothing = 0
-    job.loss.indices = False
-    job.loss.scale = 1
-    job.loss.exponent = 0
+    job.axis_shape = job.batch_shape = NULL
+    job.x.data = job.p.data = job.y.data = job.mask.data = NULL
+    job.target.data = job.upstream.data = job.row_loss.data = NULL
+    if is_loss(operation):
+        job.partial = NULL
+        job.loss.weight = NULL
+        job.loss.ignore_index = 0
+        job.loss.smoothing = 0
+        job.loss.indices = False
+        job.loss.scale = 1
+        job.loss.exponent = 0
 
 
 cdef inline void set_rows(Job *job, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
     """`rows` rows of `n` elements, in two dimensions."""
-    job.rows = job.units = job.batch_shape[0] = rows
-    job.n = job.axis_shape[0] = n
+    job.rows = job.inner = rows
+    job.n = n
 
 
 cdef inline void set_operand(Operand *o, int storage, const void *data, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
     """An operand in two dimensions: bytes from row to row, and from one element of a row to the next."""
     o.data = <char *> data
     o.storage = storage
-    o.batch[0] = row
-    o.axis[0] = step
+    o.row = row
+    o.step = step
+    o.batch = o.axis = NULL
 
 
 cdef inline bint is_derivative(int operation) noexcept nogil:
@@ -152,8 +199,8 @@ cdef inline Py_ssize_t loss_chunk(Py_ssize_t n) noexcept nogil:
 
 
 # Memory that a kernel works in, handed out piece by piece: each piece begins at a multiple of 64 bytes from the base.
-# Whoever lays out scratch does so in one function, which takes the base: with the base NULL the pieces are NULL too, and
-# "used" is the size that the same function needs with memory. So sizes and offsets cannot disagree.
+# One function lays out each kernel's scratch, from a base that may be NULL: then all pieces are NULL, and "used" is the
+# size that the same function needs where there is memory. So sizes and offsets cannot disagree.
 cdef struct Scratch:
     char *base                        # IN, "used" bytes at least once all pieces are handed out; or NULL
     Py_ssize_t used                   # bytes from the base to the end of the last piece
@@ -169,7 +216,7 @@ cdef inline Scratch scratch_at(char *base) noexcept nogil:
 
 cdef inline void *scratch_alloc(Scratch *scratch, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
     """The next piece: `count` elements of `size` bytes, or NULL where only the size is asked for."""
-    cdef Py_ssize_t first = (scratch.used + 63) // 64 * 64
+    cdef Py_ssize_t first = (scratch.used + 63) & -64
     scratch.used = first + count * size
     return NULL if scratch.base == NULL else scratch.base + first
 
@@ -178,9 +225,20 @@ cdef inline double *scratch_doubles(Scratch *scratch, Py_ssize_t count) noexcept
     return <double *> scratch_alloc(scratch, count, sizeof(double))
 
 
+# What the choice of a strategy and those who obey it have in common.
+cdef enum:
+    SMALL_ELEMENTS = 4096         # a call of fewer is worked on by the thread that calls, which keeps the GIL
+    WAVE_ELEMENTS = 33554432      # elements that a thread works on before Ctrl-C is heard
+    SPLIT_BLOCKS = 32             # blocks of a split row that a thread takes at a time
+
+
+cdef inline bint is_small(const Job *job) noexcept nogil:
+    return job.rows * job.n < SMALL_ELEMENTS
+
+
 ctypedef void (*RunFn)(const Job *, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil
-ctypedef bint (*LoneFn)(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
-                        double temperature) noexcept nogil
+ctypedef bint (*SingleFn)(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
+                          double temperature) noexcept nogil
 ctypedef Py_ssize_t (*ScratchFn)(const Job *) noexcept nogil
 ctypedef void (*BlocksFn)(const Job *, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
                           char *scratch) noexcept nogil
@@ -189,13 +247,24 @@ ctypedef void (*FinishFn)(const Job *, Py_ssize_t row, double *stats) noexcept n
 cdef struct Kernels:
     int lanes                         # of a vector
     int block                         # elements of a block
+    # What `choose` needs to know of the level; lengths of rows:
+    Py_ssize_t short_row              # up to this they are packed
+    bint converts[OPERATIONS]         # longer ones of 16-bit floats are converted where they lie
+    Py_ssize_t single_most[OPERATIONS]     # up to this `single` takes one; 0 where it takes none
+    Py_ssize_t pending_least          # beyond this, ...
+    Py_ssize_t pending_most[OPERATIONS]    # ... up to this, results are pending until a later row is exponentiated
     RunFn run
-    LoneFn lone                       # one short row of reals, without a job or scratch; False if it takes run
+    SingleFn single                   # a single row, without a job or scratch; False if its values need `run`
     ScratchFn scratch_bytes
     Py_ssize_t block_scratch          # bytes of scratch that measure and write work in
     BlocksFn measure                  # first pass over blocks [begin, end) of one long row
     FinishFn finish
     BlocksFn write                    # second pass
+
+
+cdef inline bint is_single_row(const Kernels *kernels, int operation, Py_ssize_t n, double temperature) noexcept nogil:
+    """One direct row is a single row, for which the kernel needs no scratch: a call asks before it makes a job."""
+    return n <= kernels.single_most[operation] and (temperature == 1 or is_derivative(operation))
 
 
 cdef struct SplitScratch:

@@ -11,8 +11,9 @@
 cdef enum Gathers:
     # What the accumulators of a block gather.
     SUM                       # the sum of all exponentials
-    SUM_AND_TIES              # the sum of those below the maximum, and the number of elements at it: the logarithm of a
-                              # sum close to 1 keeps its digits
+    # The sum of those below the maximum, and the number of elements at it: the logarithm of a sum close to 1 keeps its
+    # digits.
+    SUM_AND_TIES
 
 
 cdef struct BlockStats:
@@ -20,8 +21,9 @@ cdef struct BlockStats:
     double maximum            # of the block's logits; after finish, of the row's
     double sum                # of exponentials, times EXP_SCALE; or a dot product; after finish, log(sum) or the dot
     double sum_rest           # compensation term of the sum
-    double ties               # elements at the maximum, which the sum is without (SUM_AND_TIES), else 0; NaN if the
-                              # maximum is infinite and some logit is NaN
+    # Elements at the maximum, which the sum is without (SUM_AND_TIES), else 0; NaN if the maximum is infinite and some
+    # logit is NaN.
+    double ties
     double factor             # what the block's exponentials are multiplied by, times FACTOR_SCALE; of a dot product
     double factor_rest        # what its gradients were multiplied by; and the compensation term
 

@@ -15,6 +15,8 @@ cdef struct RowBatch:
     Py_ssize_t y_pitch
     double t                      # the temperature, and its reciprocal
     double inv_t
+    bint packed                   # the strategy is PACKED_ROWS
+    bint pending                  # a row's results are written while a later row is exponentiated
     bint stream                   # results are stored past the caches
     const double *coefficient     # IN one a row, or NULL for 1
     double *top                   # OUT the maximum of each row (CROSS_ENTROPY*)
@@ -32,7 +34,7 @@ cdef struct PendingRow:
 
 
 cdef enum:
-    FUSED_LEAST = 16 * LANES  # rows of more elements, ...
+    PENDING_LEAST = 16 * LANES    # rows of more elements, ...
     FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated;
     MANY_BLOCKS = 64          # up to so many if no exponentials are stored
     TOGETHER_MOST = 8         # rows that are finished together, ...
@@ -67,12 +69,6 @@ cdef inline Py_ssize_t rows_together(Py_ssize_t n) noexcept nogil:
     # rows of n elements that are finished together
     cdef Py_ssize_t rows = TOGETHER_REALS // (n if n > 0 else 1)
     return TOGETHER_MOST if rows > TOGETHER_MOST else (rows if rows > 1 else 1)
-
-
-cdef inline Py_ssize_t in_flight(Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
-    # those of so many rows of n elements whose exponentials and BlockStats are stored at a time
-    cdef Py_ssize_t most = rows_together(n) * (2 if FUSED and blocks_of(n) <= MANY_BLOCKS else 1)
-    return most if rows > most else rows
 
 
 # ---------------------------------------------------------------------------------- load: the next block
@@ -336,12 +332,8 @@ cdef inline void fused_rows(const RowBatch *s, real *scratch, BlockStats *stats,
         write_row(s, row, &pending[row % (2 * together)], not logs, SUM_AND_TIES if logs else SUM, True)
 
 
-cdef inline bint is_fused(const RowBatch *s, Py_ssize_t most_blocks) noexcept nogil:
-    return FUSED and s.n > FUSED_LEAST and blocks_of(s.n) <= most_blocks and not s.stream
-
-
 cdef void softmax_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
-    if is_fused(s, FEW_BLOCKS):
+    if FUSED and s.pending:
         fused_rows(s, scratch, stats, False)
     else:
         sweep_rows(s, scratch, stats, True, SUM, True)
@@ -352,7 +344,7 @@ cdef void softmax_halves(const RowBatch *s, real *scratch, BlockStats *stats) no
 
 
 cdef void log_softmax_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
-    if is_fused(s, MANY_BLOCKS):
+    if FUSED and s.pending:
         fused_rows(s, scratch, stats, True)
     else:
         log_rows(s, scratch, stats)
@@ -569,16 +561,14 @@ cdef inline void single_softmax_backward(const real *g, const real *p, real *y, 
 
 cdef bint single_row(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
                      double temperature) noexcept nogil:
-    # A row by itself, as a small call has it: IN x[n] and p[n] to OUT y[n]. False if it is too long: then nothing is
-    # written.
-    if operation == SOFTMAX and n <= LANES and temperature == 1:
-        return single_softmax(<const real *> x, <real *> y, n, 1)
-    if operation == SOFTMAX and n <= 2 * LANES and temperature == 1:
-        return single_softmax(<const real *> x, <real *> y, n, 2)
-    if is_plain(n, operation):
+    # A row for which SINGLE_ROW has been chosen: IN x[n] and p[n] to OUT y[n]. False if its values need the far
+    # reduction, which run_rows has: then nothing is written.
+    if operation == SOFTMAX_GRAD:
         single_softmax_backward(<const real *> x, <const real *> p, <real *> y, n, 1 / temperature)
         return True
-    return False
+    if n <= LANES:
+        return single_softmax(<const real *> x, <real *> y, n, 1)
+    return single_softmax(<const real *> x, <real *> y, n, 2)
 
 
 cdef inline void row_dot(const RowBatch *s, Py_ssize_t row, DotFn block_dot, double *total, double *lost,
@@ -667,7 +657,7 @@ cdef inline void backward_rows(const RowBatch *s, const int operation) noexcept 
     if is_plain(s.n, operation):
         short_backward(s, plain_backward(s), operation, True)
         return
-    if s.n <= SHORT and s.rows > VL // 4:
+    if s.packed:
         short_groups(s, operation)
         return
     for row in range(s.rows):

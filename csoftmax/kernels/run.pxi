@@ -9,7 +9,7 @@ cdef inline char *batch_at(const Job *job, const Operand *o, Py_ssize_t row) noe
     cdef char *p = o.data
     cdef Py_ssize_t d
     if job.batch_ndim == 1:
-        return p + row * o.batch[0]
+        return p + row * o.row
     for d in range(job.batch_ndim - 1, -1, -1):
         p += row % job.batch_shape[d] * o.batch[d]
         row //= job.batch_shape[d]
@@ -19,7 +19,7 @@ cdef inline char *batch_at(const Job *job, const Operand *o, Py_ssize_t row) noe
 cdef inline Py_ssize_t axis_run(const Job *job, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     # elements from i on that lie at one stride
     cdef Py_ssize_t inner
-    if job.axis_ndim <= 1:
+    if job.axis_ndim == 1:
         return n
     inner = job.axis_shape[job.axis_ndim - 1] - i % job.axis_shape[job.axis_ndim - 1]
     return inner if inner < n else n
@@ -28,15 +28,11 @@ cdef inline Py_ssize_t axis_run(const Job *job, Py_ssize_t i, Py_ssize_t n) noex
 cdef inline Py_ssize_t axis_offset(const Job *job, const Operand *o, Py_ssize_t i) noexcept nogil:
     cdef Py_ssize_t d, offset = 0
     if job.axis_ndim == 1:
-        return i * o.axis[0]
+        return i * o.step
     for d in range(job.axis_ndim - 1, -1, -1):
         offset += i % job.axis_shape[d] * o.axis[d]
         i //= job.axis_shape[d]
     return offset
-
-
-cdef inline Py_ssize_t axis_stride(const Job *job, const Operand *o) noexcept nogil:
-    return o.axis[job.axis_ndim - 1] if job.axis_ndim > 0 else <Py_ssize_t> sizeof(real)
 
 
 cdef void gather(const Job *job, const Operand *o, const char *row, Py_ssize_t first, Py_ssize_t n,
@@ -44,7 +40,7 @@ cdef void gather(const Job *job, const Operand *o, const char *row, Py_ssize_t f
     cdef Py_ssize_t i = first, count
     while i < first + n:
         count = axis_run(job, i, first + n - i)
-        load_run(o.storage, row + axis_offset(job, o, i), axis_stride(job, o), count, dst)
+        load_run(o.storage, row + axis_offset(job, o, i), o.step, count, dst)
         dst += count
         i += count
 
@@ -55,7 +51,7 @@ cdef void exclude(const Job *job, Py_ssize_t row, real *dst, real value) noexcep
     cdef Py_ssize_t i = 0, count
     while i < job.n:
         count = axis_run(job, i, job.n - i)
-        exclude_run(mask + axis_offset(job, &job.mask, i), axis_stride(job, &job.mask), count, dst + i, value)
+        exclude_run(mask + axis_offset(job, &job.mask, i), job.mask.step, count, dst + i, value)
         i += count
 
 
@@ -68,13 +64,13 @@ cdef void shift_exactly(const Job *job, Py_ssize_t row, real *dst, uint64_t *key
     key[0] = 0
     while i < job.n:
         count = axis_run(job, i, job.n - i)
-        max_keys(job.x.storage, x + axis_offset(job, &job.x, i), axis_stride(job, &job.x), count,
-                 mask + axis_offset(job, &job.mask, i) if mask != NULL else NULL, axis_stride(job, &job.mask), key, 0)
+        max_keys(job.x.storage, x + axis_offset(job, &job.x, i), job.x.step, count,
+                 mask + axis_offset(job, &job.mask, i) if mask != NULL else NULL, job.mask.step, key, 0)
         i += count
     i = 0
     while i < job.n:
         count = axis_run(job, i, job.n - i)
-        subtract_keys(job.x.storage, x + axis_offset(job, &job.x, i), axis_stride(job, &job.x), count, key, 0, dst + i)
+        subtract_keys(job.x.storage, x + axis_offset(job, &job.x, i), job.x.step, count, key, 0, dst + i)
         i += count
 
 
@@ -83,15 +79,14 @@ cdef void scatter(const Job *job, const Operand *o, char *row, Py_ssize_t first,
     cdef Py_ssize_t i = first, count
     while i < first + n:
         count = axis_run(job, i, first + n - i)
-        store_run(o.storage, row + axis_offset(job, o, i), axis_stride(job, o), count, src)
+        store_run(o.storage, row + axis_offset(job, o, i), o.step, count, src)
         src += count
         i += count
 
 
 cdef inline bint dense_rows(const Job *job, const Operand *o, Py_ssize_t size) noexcept nogil:
     # a run of rows is one run of elements
-    return (job.axis_ndim == 1 and job.batch_ndim >= 1 and o.axis[0] == size
-            and o.batch[job.batch_ndim - 1] == size * job.n)
+    return job.axis_ndim == 1 and o.step == size and o.row == size * job.n
 
 
 cdef void gather_rows(const Job *job, const Operand *o, const char *row, Py_ssize_t rows, real *dst) noexcept nogil:
@@ -100,7 +95,7 @@ cdef void gather_rows(const Job *job, const Operand *o, const char *row, Py_ssiz
         load_run(o.storage, row, size, rows * job.n, dst)
         return
     for r in range(rows):
-        gather(job, o, row + r * (o.batch[job.batch_ndim - 1] if job.batch_ndim else 0), 0, job.n, dst + r * job.n)
+        gather(job, o, row + r * o.row, 0, job.n, dst + r * job.n)
 
 
 cdef void scatter_rows(const Job *job, const Operand *o, char *row, Py_ssize_t rows, const real *src) noexcept nogil:
@@ -109,26 +104,7 @@ cdef void scatter_rows(const Job *job, const Operand *o, char *row, Py_ssize_t r
         store_run(o.storage, row, size, rows * job.n, src)
         return
     for r in range(rows):
-        scatter(job, o, row + r * (o.batch[job.batch_ndim - 1] if job.batch_ndim else 0), 0, job.n, src + r * job.n)
-
-
-cdef inline bint as_it_lies(const Operand *o, int storage) noexcept nogil:
-    return o.data == NULL or (o.storage == storage and o.axis[0] == 2)
-
-
-cdef inline int storage_of(const Job *job) noexcept nogil:
-    # that of 16-bit floats which are worked on where they lie, or REAL
-    cdef bint half = job.x.storage == F16 or job.x.storage == BF16
-    if (HALVES and half and job.n > SHORT and job.axis_ndim == 1 and job.mask.data == NULL
-            and row_kernels[job.operation][<int> HALF_ROWS] != NULL and as_it_lies(&job.x, job.x.storage)
-            and as_it_lies(&job.p, job.x.storage)
-            and (job.operation == LOGSUMEXP or as_it_lies(&job.y, job.x.storage))):
-        return job.x.storage
-    return REAL
-
-
-cdef inline bint is_loss(int operation) noexcept nogil:
-    return operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
+        scatter(job, o, row + r * o.row, 0, job.n, src + r * job.n)
 
 
 cdef inline real excluded_input(int operation) noexcept nogil:
@@ -149,12 +125,7 @@ cdef inline real excluded_result(int operation) noexcept nogil:
 
 cdef inline bint is_contiguous(const Job *job, const Operand *o) noexcept nogil:
     # Whether the elements of a row are native reals next to each other.
-    return job.axis_ndim == 1 and o.storage == REAL and o.axis[0] == <Py_ssize_t> sizeof(real)
-
-
-cdef inline Py_ssize_t pitch_of(const Job *job, const Operand *o) noexcept nogil:
-    # bytes from row to row of a batch
-    return o.batch[job.batch_ndim - 1] if job.batch_ndim else 0
+    return job.axis_ndim == 1 and o.storage == REAL and o.step == <Py_ssize_t> sizeof(real)
 
 
 cdef void load_rows(const Job *job, const Operand *o, Py_ssize_t row, Py_ssize_t rows, real *dst,
@@ -167,11 +138,11 @@ cdef void load_rows(const Job *job, const Operand *o, Py_ssize_t row, Py_ssize_t
         gather_rows(job, o, x, rows, dst)
         return
     mask = batch_at(job, &job.mask, row)
-    if is_contiguous(job, o) and job.mask.axis[0] == 1:
+    if is_contiguous(job, o) and job.mask.step == 1:
         for r in range(rows):
             load_where(<const real *> x, mask, job.n, dst + r * job.n, excluded)
-            x += pitch_of(job, o)
-            mask += pitch_of(job, &job.mask)
+            x += o.row
+            mask += job.mask.row
         return
     gather_rows(job, o, x, rows, dst)
     for r in range(rows):
@@ -195,10 +166,22 @@ cdef inline Py_ssize_t stage_rows(const Job *job) noexcept nogil:
     return 1 if rows < 1 else (LOSS_CHUNK if rows > LOSS_CHUNK else rows)
 
 
+cdef inline Py_ssize_t in_flight(const Job *job) noexcept nogil:
+    # Rows whose exponentials and BlockStats are stored at a time, at most: two sets of those that are finished together
+    # if one set is pending, which for softmax are single rows.
+    cdef Py_ssize_t most = rows_together(job.n)
+    if is_derivative(job.operation) or job.strategy == PACKED_ROWS:
+        return 0
+    if job.pending:
+        most = 2 if job.operation == SOFTMAX else 2 * most
+    return most if job.rows > most else job.rows
+
+
 cdef inline Py_ssize_t exp_reals(const Job *job) noexcept nogil:
-    # what run_batch works in
-    cdef Py_ssize_t n = job.n
-    return in_flight(n, job.rows) * padded(n) if n > SHORT else groups_of(n) * VL * padded(n)
+    # What run_batch works in.
+    if job.strategy == PACKED_ROWS and not is_derivative(job.operation):
+        return groups_of(job.n) * VL * job.n
+    return in_flight(job) * padded(job.n)
 
 
 cdef inline Py_ssize_t loss_room(const Job *job) noexcept nogil:
@@ -207,22 +190,26 @@ cdef inline Py_ssize_t loss_room(const Job *job) noexcept nogil:
 
 
 cdef Py_ssize_t lay_rows(const Job *job, RowScratch *r, char *base) noexcept nogil:
-    # OUT r: its pieces, from base on, or all NULL if that is NULL. Returns the size of all in bytes.
+    # OUT r: its pieces, from base on; NULL are those that the job does not need, or all if base is. Returns the size of
+    # all in bytes.
     cdef Scratch scratch = scratch_at(base)
     cdef Py_ssize_t rows = stage_rows(job)
-    r.stats = <BlockStats *> scratch_alloc(&scratch, in_flight(job.n, job.rows) * blocks_of(job.n), sizeof(BlockStats))
+    r.probabilities = r.tile = r.tile_p = NULL
+    r.keys = NULL
+    r.exponents = NULL
+    r.stats = <BlockStats *> scratch_alloc(&scratch, in_flight(job) * blocks_of(job.n), sizeof(BlockStats))
     r.e = scratch_reals(&scratch, exp_reals(job))
     if is_loss(job.operation):
         lay_losses(&r.losses, loss_room(job), &scratch)
         r.probabilities = scratch_reals(&scratch, padded(job.n))
-    if job.direct:
+    if job.access == DIRECT:
         return scratch.used
-    if storage_of(job) != REAL:
+    if job.access == CONVERTED:
         r.tile = scratch_reals(&scratch, 2 * BLOCK)
         r.tile_p = scratch_reals(&scratch, LOSS_CHUNK)
         return scratch.used
     r.keys = <uint64_t *> scratch_alloc(&scratch, rows if job.exact else 0, sizeof(uint64_t))
-    r.exponents = <Py_ssize_t *> scratch_alloc(&scratch, rows if is_rescaled(job) else 0, sizeof(Py_ssize_t))
+    r.exponents = <Py_ssize_t *> scratch_alloc(&scratch, rows if job.rescaled else 0, sizeof(Py_ssize_t))
     # A row's last vector is written whole.
     r.tile = scratch_reals(&scratch, rows * job.n + LANES)
     r.tile_p = scratch_reals(&scratch, rows * (job.n if job.p.data != NULL else 1) + LANES)
@@ -231,10 +218,9 @@ cdef Py_ssize_t lay_rows(const Job *job, RowScratch *r, char *base) noexcept nog
 
 cdef inline Py_ssize_t most_rows(const Job *job, Py_ssize_t rows) noexcept nogil:
     # How many of so many rows run_batch is given together, at most.
-    cdef bint half = storage_of(job) != REAL
-    if not job.direct and not half and rows > stage_rows(job):
+    if job.access == STAGED and rows > stage_rows(job):
         rows = stage_rows(job)
-    if half and job.operation == LOGSUMEXP and rows > LOSS_CHUNK:
+    if job.access == CONVERTED and job.operation == LOGSUMEXP and rows > LOSS_CHUNK:
         rows = LOSS_CHUNK
     if is_loss(job.operation) and rows > loss_chunk(job.n):
         rows = loss_chunk(job.n)
@@ -243,7 +229,7 @@ cdef inline Py_ssize_t most_rows(const Job *job, Py_ssize_t rows) noexcept nogil
 
 cdef inline Py_ssize_t rows_from(const Job *job, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
     # How many of the next rows, "rows" of them at most, lie at one stride and belong to one sum of losses.
-    cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1, left = inner - row % inner
+    cdef Py_ssize_t left = job.inner - row % job.inner
     if rows > left:
         rows = left
     if is_loss(job.operation):
@@ -259,23 +245,25 @@ cdef inline void begin_batch(const Job *job, RowBatch *s, const RowScratch *scra
     s.n = job.n
     s.t = inner_temperature(job)
     s.inv_t = 1 / s.t
-    s.storage = storage_of(job)
-    s.stage = scratch.tile if s.storage != REAL else NULL
+    s.storage = job.x.storage if job.access == CONVERTED else REAL
+    s.stage = scratch.tile if job.access == CONVERTED else NULL
     s.operation = job.operation
-    s.stream = job.stream and s.storage == REAL
+    s.packed = job.strategy == PACKED_ROWS
+    s.pending = job.pending
+    s.stream = job.stream
 
 
 cdef inline void place_batch(const Job *job, Py_ssize_t row, RowBatch *s, const RowScratch *scratch) noexcept nogil:
     # OUT s: where rows from "row" of the job on lie.
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real) if s.storage == REAL else 2
     s.x = <const real *> batch_at(job, &job.x, row)
-    s.x_pitch = pitch_of(job, &job.x) // size
+    s.x_pitch = job.x.row // size
     if job.y.data != NULL:
         s.y = <real *> batch_at(job, &job.y, row)
-        s.y_pitch = pitch_of(job, &job.y) // size
+        s.y_pitch = job.y.row // size
     if job.p.data != NULL:
         s.p = <const real *> batch_at(job, &job.p, row)
-        s.p_pitch = pitch_of(job, &job.p) // size
+        s.p_pitch = job.p.row // size
     if s.storage != REAL and job.operation == LOGSUMEXP:
         s.y = scratch.tile_p
         s.y_pitch = 1
@@ -284,7 +272,7 @@ cdef inline void place_batch(const Job *job, Py_ssize_t row, RowBatch *s, const 
 cdef inline bint is_stored_directly(const Job *job, const char *y) noexcept nogil:
     # Whether the results of a batch of staged rows, the first of them at y, need no scratch of their own.
     return (y != NULL and is_contiguous(job, &job.y) and job.operation != LOGSUMEXP and not is_loss(job.operation)
-            and not is_rescaled(job) and (<uintptr_t> y | <uintptr_t> pitch_of(job, &job.y)) % sizeof(real) == 0)
+            and not job.rescaled and (<uintptr_t> y | <uintptr_t> job.y.row) % sizeof(real) == 0)
 
 
 cdef void load_batch(const Job *job, Py_ssize_t row, RowBatch *s, const RowScratch *scratch) noexcept nogil:
@@ -301,7 +289,7 @@ cdef void load_batch(const Job *job, Py_ssize_t row, RowBatch *s, const RowScrat
         s.y_pitch = 1
     elif is_stored_directly(job, y):
         s.y = <real *> y
-        s.y_pitch = pitch_of(job, &job.y) // <Py_ssize_t> sizeof(real)
+        s.y_pitch = job.y.row // <Py_ssize_t> sizeof(real)
     if job.p.data != NULL:
         load_rows(job, &job.p, row, s.rows, scratch.tile_p, excluded_output(job.operation))
         s.p = scratch.tile_p
@@ -310,20 +298,20 @@ cdef void load_batch(const Job *job, Py_ssize_t row, RowBatch *s, const RowScrat
             shift_exactly(job, row + r, scratch.tile + r * n, scratch.keys + r)
             if job.mask.data != NULL:
                 exclude(job, row + r, scratch.tile + r * n, excluded_input(job.operation))
-    if is_rescaled(job):
+    if job.rescaled:
         rescale(job, scratch.tile, s.rows, n, 1, scratch.exponents)
 
 
 cdef inline void store_sums(const Job *job, Py_ssize_t row, Py_ssize_t rows, const real *sums) noexcept nogil:
     # OUT job.y: results of LOGSUMEXP, of rows or columns from "row" of the job on.
-    store_run(job.y.storage, batch_at(job, &job.y, row), pitch_of(job, &job.y), rows, sums)
+    store_run(job.y.storage, batch_at(job, &job.y, row), job.y.row, rows, sums)
 
 
 cdef void store_batch(const Job *job, Py_ssize_t row, const RowBatch *s, const RowScratch *scratch) noexcept nogil:
     # OUT job.y: the results of a batch that load_batch has loaded.
     cdef char *y
     cdef Py_ssize_t r
-    if is_rescaled(job):
+    if job.rescaled:
         scale_back(job, scratch.tile, s.rows, job.n, 1, scratch.exponents)
     if job.y.data == NULL:
         return
@@ -341,7 +329,6 @@ cdef void store_batch(const Job *job, Py_ssize_t row, const RowBatch *s, const R
 
 cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *base) noexcept nogil:
     # Rows [begin, end) of the job. Scratch: base.
-    cdef bint half = storage_of(job) != REAL, staged = not job.direct and not half
     cdef Py_ssize_t most = most_rows(job, end - begin), row = begin
     cdef RowScratch scratch
     cdef RowBatch s
@@ -349,7 +336,7 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *base)
     begin_batch(job, &s, &scratch)
     while row < end:
         s.rows = rows_from(job, row, most if most < end - row else end - row)
-        if staged:
+        if job.access == STAGED:
             load_batch(job, row, &s, &scratch)
         else:
             place_batch(job, row, &s, &scratch)
@@ -357,9 +344,9 @@ cdef void run_rows(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *base)
             loss_rows(job, &s, row, &scratch)
         else:
             run_batch(&s, scratch.e, scratch.stats)
-        if staged:
+        if job.access == STAGED:
             store_batch(job, row, &s, &scratch)
-        elif half and job.operation == LOGSUMEXP:
+        elif job.access == CONVERTED and job.operation == LOGSUMEXP:
             store_sums(job, row, s.rows, s.y)
         row += s.rows
     if job.stream:
@@ -381,20 +368,20 @@ cdef Py_ssize_t lay_columns(const Job *job, Py_ssize_t width, ColumnScratch *c, 
 
 cdef inline Py_ssize_t place_tile(const Job *job, Py_ssize_t unit, ColumnTile *s) noexcept nogil:
     # OUT s: where tile "unit" of the job lies. Returns which row of the job its first column is.
-    cdef Py_ssize_t inner = job.batch_shape[job.batch_ndim - 1], tiles = (inner + job.width - 1) // job.width
+    cdef Py_ssize_t inner = job.inner, tiles = (inner + job.width - 1) // job.width
     cdef Py_ssize_t column = unit % tiles * job.width, row = unit // tiles * inner + column
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
     s.width = job.width if inner - column > job.width else inner - column
     s.x = <const real *> batch_at(job, &job.x, row)
-    s.x_step = job.x.axis[0] // size
+    s.x_step = job.x.step // size
     s.right = s.x + (s.width if column + s.width < inner else 0)
     s.right_step = s.x_step
     if job.y.data != NULL:
         s.y = <real *> batch_at(job, &job.y, row)
-        s.y_step = 1 if job.operation == LOGSUMEXP else job.y.axis[0] // size
+        s.y_step = 1 if job.operation == LOGSUMEXP else job.y.step // size
     if job.p.data != NULL:
         s.p = <const real *> batch_at(job, &job.p, row)
-        s.p_step = job.p.axis[0] // size
+        s.p_step = job.p.step // size
     return row
 
 
@@ -407,40 +394,39 @@ cdef void run_columns(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *ba
     s.n = job.n
     s.t = inner_temperature(job)
     s.inv_t = 1 / s.t
-    s.stream = job.stream and job.direct
+    s.stream = job.stream
     for unit in range(begin, end):
         row = place_tile(job, unit, &s)
         if s.width != width:
             width = s.width
             lay_columns(job, width, &scratch, base)
-        if is_staged(job):
+        if is_loaded(job):
             load_tile(job, row, &scratch.stage, &s)
         if is_loss(job.operation):
             loss_columns(job, &s, row, unit, &scratch)
         else:
             run_tile(&s, &scratch.tile, job.operation)
-        if not job.direct:
+        if job.access != DIRECT:
             store_tile(job, row, &scratch.stage, &s)
     if s.stream:
         stream_fence()
 
 
 cdef void run(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
-    # as Python's small calls, before they have a job
-    if (job.rows == 1 and job.walk == ROWS and job.direct
-            and single_row(job.operation, job.x.data, job.p.data, job.y.data, job.n, job.temperature)):
-        return
-    if job.walk == ROWS:
-        run_rows(job, begin, end, scratch)
-    else:
+    if job.strategy == COLUMN_TILES:
         run_columns(job, begin, end, scratch)
+    elif (job.strategy != SINGLE_ROW
+            or not single_row(job.operation, job.x.data, job.p.data, job.y.data, job.n, job.temperature)):
+        run_rows(job, begin, end, scratch)
 
 
 cdef Py_ssize_t scratch_bytes(const Job *job) noexcept nogil:
     # How many bytes run works in.
     cdef RowScratch rows
     cdef ColumnScratch columns
-    return lay_rows(job, &rows, NULL) if job.walk == ROWS else lay_columns(job, job.width, &columns, NULL)
+    if job.strategy == COLUMN_TILES:
+        return lay_columns(job, job.width, &columns, NULL)
+    return lay_rows(job, &rows, NULL)
 
 
 # --------------------------------------------------------------------------------- one row, by its blocks
@@ -463,7 +449,7 @@ cdef Py_ssize_t lay_blocks(BlockScratch *b, char *base) noexcept nogil:
 
 cdef inline const real *block_of(const Job *job, const Operand *o, const char *row, Py_ssize_t b, Py_ssize_t n,
                                  real *stage) noexcept nogil:
-    if job.direct:
+    if job.access == DIRECT:
         return <const real *> row + b * BLOCK
     gather(job, o, row, b * BLOCK, n, stage)
     return stage
@@ -471,13 +457,13 @@ cdef inline const real *block_of(const Job *job, const Operand *o, const char *r
 
 cdef inline bint in_place_exps(const Job *job, Py_ssize_t n) noexcept nogil:
     # Whether the exponentials of a block of n wait in the result.
-    return job.operation == SOFTMAX and job.direct and may_wait(n, job.stream)
+    return job.operation == SOFTMAX and job.access == DIRECT and may_wait(n, job.stream)
 
 
 cdef inline bint next_of_split(const Job *job, const real *block, Py_ssize_t b, Py_ssize_t end,
                                NextBlock *next) noexcept nogil:
     # OUT next: the block after b, where it lies ready in memory; whether there is one.
-    cdef bint ready = job.direct and b + 1 < end
+    cdef bint ready = job.access == DIRECT and b + 1 < end
     next.known = False
     next.x = block + BLOCK if ready else block
     next.n = block_length(job.n, b + 1 if ready else b)
@@ -610,13 +596,13 @@ cdef void write_gradients(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_s
         n = block_length(job.n, b)
         g = block_of(job, &job.x, x, b, n, scratch.x)
         probabilities = block_of(job, &job.p, p, b, n, scratch.p)
-        target = <real *> y + b * BLOCK if job.direct else scratch.e
+        target = <real *> y + b * BLOCK if job.access == DIRECT else scratch.e
         if stats.factor == 1:
             block_gradients[job.operation](g, probabilities, target, n, &factors, job.stream)
         else:
             line = line_of(g, probabilities, target, n, REAL)
             write_line(&line, &big, factors.inv_t, job.operation)
-        if not job.direct:
+        if job.access != DIRECT:
             scatter(job, &job.y, y, b * BLOCK, n, target)
 
 
@@ -665,12 +651,12 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
         for b in range(begin, end):
             n = block_length(job.n, b)
             block = block_of(job, &job.x, x, b, n, scratch.x)
-            target = <real *> y + b * BLOCK if job.direct else scratch.e
+            target = <real *> y + b * BLOCK if job.access == DIRECT else scratch.e
             if job.operation == SOFTMAX:
                 write_exponentials(job, block, b, end, stats, scratch.e, target)
             else:
                 log_reals(block, target, n, &logs, job.stream)
-            if not job.direct:
+            if job.access != DIRECT:
                 scatter(job, &job.y, y, b * BLOCK, n, target)
     if job.stream:
         stream_fence()
@@ -678,12 +664,26 @@ cdef void write(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end
 
 # -------------------------------------------------------------------------------------- what a level offers
 
+cdef void set_converts(Kernels *level) noexcept:
+    # OUT level.converts, from the table of operations.
+    cdef int operation
+    for operation in range(OPERATIONS):
+        level.converts[operation] = HALVES and row_kernels[operation][<int> HALF_FORM] != NULL
+
+
 cdef BlockScratch no_blocks
 cdef Kernels kernels
 kernels.lanes = VL
 kernels.block = BLOCK
+kernels.short_row = SHORT
+kernels.single_most[<int> SOFTMAX] = 2 * LANES
+kernels.single_most[<int> SOFTMAX_GRAD] = PLAIN
+kernels.pending_least = PENDING_LEAST
+kernels.pending_most[<int> SOFTMAX] = FEW_BLOCKS * BLOCK if FUSED else 0
+kernels.pending_most[<int> LOG_SOFTMAX] = MANY_BLOCKS * BLOCK if FUSED else 0
+set_converts(&kernels)
 kernels.run = run
-kernels.lone = single_row
+kernels.single = single_row
 kernels.scratch_bytes = scratch_bytes
 kernels.block_scratch = lay_blocks(&no_blocks, NULL)
 kernels.measure = measure

@@ -12,14 +12,9 @@ cdef enum:
 
 # ----------------------------------------------------------------------------------- extreme temperatures
 
-cdef inline bint is_rescaled(const Job *job) noexcept nogil:
-    # kernels of floats are not given such temperatures
-    return sizeof(real) == sizeof(double) and is_extreme(job.operation, job.temperature)
-
-
 cdef inline double inner_temperature(const Job *job) noexcept nogil:
     # what the kernels work with
-    if not is_rescaled(job):
+    if not job.rescaled:
         return job.temperature
     if is_derivative(job.operation):
         return ldexp(1, -LIFTED)
@@ -119,7 +114,7 @@ cdef double scaled_product(double a, double b, int64_t exponent) noexcept nogil:
 
 
 cdef double target_weight_times(const Job *job, const real *probabilities, Py_ssize_t c, double factor,
-                        int64_t exponent) noexcept nogil:
+                                int64_t exponent) noexcept nogil:
     # target_weight times factor 2^exponent, whatever that itself would be
     cdef double target = significand(unweighted_target(job, probabilities, c), &exponent)
     target *= significand(class_weight(job, c), &exponent)
@@ -165,7 +160,7 @@ cdef int64_t largest_target(const Job *job, const real *probabilities) noexcept 
 
 
 cdef void scale_targets(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l,
-                       real *probabilities) noexcept nogil:
+                        real *probabilities) noexcept nogil:
     # powers of two out of weight, whole and dot of one of the losses' rows
     cdef double own = 1 - job.loss.smoothing, weight
     cdef int64_t exponent = 0, largest = -INFINITE
@@ -209,7 +204,8 @@ cdef void scale_upstream(const Job *job, Py_ssize_t row, Py_ssize_t i, const Los
     l.grad_exponent[i] = exponent - within
 
 
-cdef void scale_loss(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l, real *probabilities) noexcept nogil:
+cdef void scale_loss(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l,
+                     real *probabilities) noexcept nogil:
     # An ordinary row stays as it is, whatever stands beside it, so that its bits depend on nothing but the row.
     l.loss_exponent[i] = l.grad_exponent[i] = 0
     if scale_is_ordinary(job) and row_is_ordinary(l, i):
@@ -243,19 +239,19 @@ cdef void scale_each(const Losses *l) noexcept nogil:
 
 cdef void sum_by_size(const Losses *l, double *partial) noexcept nogil:
     # each loss to the sum that is in its range
-    cdef int64_t exponent, turn
+    cdef int64_t exponent, which
     cdef double loss
     cdef Py_ssize_t i
     for i in range(l.rows):
         loss = scaled_loss(l, i, &exponent)
-        turn = SUMS // 2
+        which = SUMS // 2
         if 0 < fabs(loss) < INFINITY:
             loss = significand(loss, &exponent)
             exponent += SUMS // 2 * SUM_STEP + SUM_STEP // 2
-            turn = exponent // SUM_STEP
-            turn = 0 if turn < 0 else (SUMS - 1 if turn >= SUMS else turn)
-            loss = ldexp(loss, <int> (exponent - SUM_STEP // 2 - turn * SUM_STEP))
-        add_part(loss, partial + 2 * turn, partial + 2 * turn + 1)
+            which = exponent // SUM_STEP
+            which = 0 if which < 0 else (SUMS - 1 if which >= SUMS else which)
+            loss = ldexp(loss, <int> (exponent - SUM_STEP // 2 - which * SUM_STEP))
+        add_part(loss, partial + 2 * which, partial + 2 * which + 1)
 
 
 cdef void scale_gradients(const Job *job, const Losses *l) noexcept nogil:

@@ -1,10 +1,9 @@
-# Which function works on a batch of rows: operation x form of the rows. NULL: rows of that form are gathered into rows
-# of reals.
+# Which function works on a batch of rows: operation x form of the rows. NULL: rows of that form are staged as reals.
 
 cdef enum RowForm:
-    PACKED_ROWS               # short rows of reals, several of them in a vector
-    REAL_ROWS                 # rows of reals
-    HALF_ROWS                 # rows of 16-bit floats
+    PACKED_FORM               # short rows of reals, several of them in a vector
+    REAL_FORM                 # rows of reals
+    HALF_FORM                 # rows of 16-bit floats
     ROW_FORMS
 
 # The results of a batch. Scratch: exp_reals reals; BlockStats of in_flight rows.
@@ -14,9 +13,9 @@ cdef RowsFn row_kernels[OPERATIONS][ROW_FORMS]
 
 
 cdef void set_rows(int operation, RowsFn packed, RowsFn reals, RowsFn halves) noexcept:
-    row_kernels[operation][<int> PACKED_ROWS] = packed
-    row_kernels[operation][<int> REAL_ROWS] = reals
-    row_kernels[operation][<int> HALF_ROWS] = halves
+    row_kernels[operation][<int> PACKED_FORM] = packed
+    row_kernels[operation][<int> REAL_FORM] = reals
+    row_kernels[operation][<int> HALF_FORM] = halves
 
 
 set_rows(SOFTMAX, packed_softmax, softmax_rows, softmax_halves)
@@ -31,8 +30,8 @@ set_rows(LOG_SOFTMAX_JVP, log_softmax_jvp_rows, log_softmax_jvp_rows, backward_h
 
 cdef inline int form_of(const RowBatch *s) noexcept nogil:
     if s.storage != REAL:
-        return HALF_ROWS
-    return PACKED_ROWS if is_packed(s.n, s.rows) else REAL_ROWS
+        return HALF_FORM
+    return PACKED_FORM if s.packed else REAL_FORM
 
 
 cdef void run_batch(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:

@@ -12,30 +12,30 @@ cdef struct TileStage:
     real *maxima                  # a row for each block: the maxima of its columns
     char *mask                    # ROW_GROUP rows: bytes of a mask that has no unit stride
     uint64_t *keys                # one row: the keys of the maxima of 64-bit integers (job.exact)
-    Py_ssize_t *exponents         # one row: powers of two that are taken out of each column (is_rescaled)
+    Py_ssize_t *exponents         # one row: powers of two that are taken out of each column (job.rescaled)
 
 
-cdef inline bint is_staged(const Job *job) noexcept nogil:
-    # whether tiles are loaded into scratch
-    return job.staged or not job.direct
+cdef inline bint is_loaded(const Job *job) noexcept nogil:
+    # Whether tiles are loaded into scratch.
+    return job.access != DIRECT or job.exps_in_scratch
 
 
 cdef void lay_stage(TileStage *st, const Job *job, Py_ssize_t width, Scratch *scratch) noexcept nogil:
     # OUT st, in scratch: for a tile of "width" columns.
-    cdef Py_ssize_t pitch = tile_pitch(width), n = job.n if is_staged(job) else 0
+    cdef Py_ssize_t pitch = tile_pitch(width), n = job.n if is_loaded(job) else 0
     st.pitch = pitch
     st.x = scratch_reals(scratch, n * pitch)
     st.p = scratch_reals(scratch, (n if job.p.data != NULL else 1) * pitch)
     st.maxima = scratch_reals(scratch, blocks_of(n) * pitch)
     st.mask = <char *> scratch_alloc(scratch, ROW_GROUP * pitch if job.mask.data != NULL else 0, 1)
     st.keys = <uint64_t *> scratch_alloc(scratch, pitch if job.exact else 0, sizeof(uint64_t))
-    st.exponents = <Py_ssize_t *> scratch_alloc(scratch, pitch if is_rescaled(job) else 0, sizeof(Py_ssize_t))
+    st.exponents = <Py_ssize_t *> scratch_alloc(scratch, pitch if job.rescaled else 0, sizeof(Py_ssize_t))
 
 
-cdef inline bint is_native(const Operand *o, int last, const char *tile) noexcept nogil:
-    # Whether the tile at an address is of native reals with unit stride; dimension "last" is across its columns.
+cdef inline bint is_native(const Operand *o, const char *tile) noexcept nogil:
+    # Whether the tile at an address is of native reals with unit stride across its columns.
     cdef Py_ssize_t size = <Py_ssize_t> sizeof(real)
-    return (o.storage == REAL and o.batch[last] == size and o.axis[0] % size == 0
+    return (o.storage == REAL and o.row == size and o.step % size == 0
             and <uintptr_t> tile % sizeof(real) == 0)
 
 
@@ -114,9 +114,9 @@ cdef const char *mask_rows_at(const Job *job, const char *mask, Py_ssize_t i, Py
                               Py_ssize_t width, Py_ssize_t *step) noexcept nogil:
     # Returns the mask's bytes of rows i ... of the tile at "mask", up to ROW_GROUP of them, with unit stride: where
     # they lie, or a copy in scratch. OUT step[0]: bytes from row to row.
-    cdef Py_ssize_t stride = job.mask.batch[job.batch_ndim - 1], k, c
-    cdef const char *row = mask + i * job.mask.axis[0]
-    step[0] = job.mask.axis[0]
+    cdef Py_ssize_t stride = job.mask.row, k, c
+    cdef const char *row = mask + i * job.mask.step
+    step[0] = job.mask.step
     if stride == 1:
         return row
     step[0] = st.pitch
@@ -126,7 +126,7 @@ cdef const char *mask_rows_at(const Job *job, const char *mask, Py_ssize_t i, Py
         else:
             for c in range(width):
                 st.mask[k * st.pitch + c] = row[c * stride]
-        row += job.mask.axis[0]
+        row += job.mask.step
     return st.mask
 
 
@@ -135,7 +135,7 @@ cdef void convert_rows(const Job *job, const Operand *o, const char *tile, Py_ss
     # OUT to: rows i ... of the tile as reals
     cdef Py_ssize_t k
     for k in range(i, i + rows):
-        load_run(o.storage, tile + k * o.axis[0], o.batch[job.batch_ndim - 1], width, to)
+        load_run(o.storage, tile + k * o.step, o.row, width, to)
         to += st.pitch
 
 
@@ -171,16 +171,16 @@ cdef void load_logits(const Job *job, Py_ssize_t row, const TileStage *st, Py_ss
     l.raw = NULL
     l.x = st.x
     l.x_step = st.pitch
-    if is_native(&job.x, job.batch_ndim - 1, x):
+    if is_native(&job.x, x):
         l.x = <const real *> x
-        l.x_step = job.x.axis[0] // <Py_ssize_t> sizeof(real)
+        l.x_step = job.x.step // <Py_ssize_t> sizeof(real)
     elif job.exact:
         convert_rows(job, &job.x, x, 0, job.n, st.x, st, width)
         subtract_maxima(job, row, width, st)
     else:
         l.raw = x
     load_blocks(job, st, &l)
-    if is_rescaled(job):
+    if job.rescaled:
         rescale(job, st.x, width, 1, st.pitch, st.exponents)
         l.raw = l.mask = NULL
         l.x = st.x
@@ -192,13 +192,13 @@ cdef void subtract_maxima(const Job *job, Py_ssize_t row, Py_ssize_t width, cons
     # As "shift_exactly", of the columns of a tile. OUT st.x: differences; OUT st.keys: one a column.
     cdef const char *x = batch_at(job, &job.x, row)
     cdef const char *mask = batch_at(job, &job.mask, row) if job.mask.data != NULL else NULL
-    cdef Py_ssize_t last = job.batch_ndim - 1, i
+    cdef Py_ssize_t i
     memset(st.keys, 0, width * sizeof(uint64_t))
     for i in range(job.n):
-        max_keys(job.x.storage, x + i * job.x.axis[0], job.x.batch[last], width,
-                 mask + i * job.mask.axis[0] if mask != NULL else NULL, job.mask.batch[last], st.keys, 1)
+        max_keys(job.x.storage, x + i * job.x.step, job.x.row, width,
+                 mask + i * job.mask.step if mask != NULL else NULL, job.mask.row, st.keys, 1)
     for i in range(job.n):
-        subtract_keys(job.x.storage, x + i * job.x.axis[0], job.x.batch[last], width, st.keys, 1, st.x + i * st.pitch)
+        subtract_keys(job.x.storage, x + i * job.x.step, job.x.row, width, st.keys, 1, st.x + i * st.pitch)
 
 
 cdef void load_gradients(const Job *job, Py_ssize_t row, const TileStage *st, Py_ssize_t width) noexcept nogil:
@@ -219,13 +219,12 @@ cdef void load_gradients(const Job *job, Py_ssize_t row, const TileStage *st, Py
             load_where(outputs, included, width, outputs, excluded_output(job.operation))
         gradients += st.pitch
         outputs += st.pitch
-    if is_rescaled(job):
+    if job.rescaled:
         rescale(job, st.x, width, 1, st.pitch, st.exponents)
 
 
 cdef void load_tile(const Job *job, Py_ssize_t row, const TileStage *st, ColumnTile *s) noexcept nogil:
     # IN/OUT s: a tile, whose first column is "row" of the job, from where it lies to scratch.
-    cdef int last = job.batch_ndim - 1
     if is_derivative(job.operation):
         load_gradients(job, row, st, s.width)
         s.p = st.p
@@ -233,14 +232,14 @@ cdef void load_tile(const Job *job, Py_ssize_t row, const TileStage *st, ColumnT
     else:
         load_logits(job, row, st, s.width)
         s.maxima = st.maxima
-    if not is_native(&job.x, last, <const char *> s.x):
+    if not is_native(&job.x, <const char *> s.x):
         s.right = st.x
         s.right_step = st.pitch
     s.x = st.x
     s.x_step = st.pitch
-    if job.operation == LOGSUMEXP and not job.direct:
+    if job.operation == LOGSUMEXP and job.access != DIRECT:
         s.y = st.p
-    elif s.y != NULL and not is_native(&job.y, last, <const char *> s.y):
+    elif s.y != NULL and not is_native(&job.y, <const char *> s.y):
         s.y = st.x
         s.y_step = st.pitch
 
@@ -272,7 +271,7 @@ cdef void store_tile(const Job *job, Py_ssize_t row, const TileStage *st, const 
             s.y[c] = add_key(job.x.storage, st.keys[c], s.y[c])
         store_sums(job, row, s.width, s.y)
         return
-    if is_rescaled(job):
+    if job.rescaled:
         scale_back(job, s.y, s.width, 1, s.y_step, st.exponents)
     y = batch_at(job, &job.y, row)
     if has_excluded(job, s):
@@ -285,4 +284,4 @@ cdef void store_tile(const Job *job, Py_ssize_t row, const TileStage *st, const 
             load_where(results, mask_rows_at(job, mask, i, 1, st, s.width, &step), s.width, results,
                        excluded_result(job.operation))
         if s.y != <real *> y:
-            store_run(job.y.storage, y + i * job.y.axis[0], job.y.batch[job.batch_ndim - 1], s.width, results)
+            store_run(job.y.storage, y + i * job.y.step, job.y.row, s.width, results)

@@ -1,5 +1,5 @@
-"""From Python arguments to a job: checks them, finds axes, types and memory order, makes the result, and decides
-how the kernels walk. The only place where an array is ever copied, and only because it overlaps the result.
+"""From Python arguments to a job: checks them, finds axes, types and memory order, makes the result, and has
+a strategy chosen. The only place where an array is ever copied, and only because it overlaps the result.
 """
 
 import math
@@ -8,6 +8,7 @@ import sys
 import numpy as np
 from numpy.exceptions import AxisError
 
+cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
@@ -20,10 +21,11 @@ from csoftmax.plan import errors as _advice
 
 from csoftmax.runtime cimport core as _core
 from csoftmax.kernels.problem cimport (
-    COLUMNS, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS,
-    SOFTMAX, SOFTMAX_GRAD, SUM_STEP, SUMS, Job, Operand, init_job, loss_chunk, needs_doubles, set_operand, set_rows,
+    COLUMN_TILES, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS,
+    OPERANDS, SOFTMAX, SOFTMAX_GRAD, SUM_STEP, SUMS, Job, Layout, Operand, init_job, loss_chunk, needs_doubles,
+    set_operand, set_rows,
 )
-from csoftmax.plan.layout cimport find_walk, item_size, streams
+from csoftmax.plan.strategy cimport choose_direct_for_call, choose_for_call, described, item_size
 
 cnp.import_array()
 
@@ -41,8 +43,7 @@ cdef extern from "numpy/arrayobject.h":
 
 cdef enum:
     LISTEN = 1048576              # targets that are checked before Ctrl-C is heard
-    OPERANDS = 7                  # x, p, y, mask, target, upstream, row_loss
-    MASK = 3
+    MASK = 3                      # of the operands
 
 OPERATIONS = {
     "softmax": SOFTMAX,
@@ -387,8 +388,8 @@ cdef int compared(int d, int other, Py_ssize_t[MAX_DIMS] *strides, int arrays) n
 
 # -------------------------------------------------------------------------------------------- memory walk
 
-cdef int lay_out(Job *job, cnp.ndarray shaped, const Axes *axes, list operands) except -1:
-    """Dimensions, those of `shaped`, and strides of the job.
+cdef int lay_out(Job *job, Layout *layout, cnp.ndarray shaped, const Axes *axes, list operands) except -1:
+    """Dimensions, those of `shaped`, and strides of the job, which points into `layout` where it has more than two.
 
     `operands`: for x, p, y, mask, target, upstream and row_loss an array or None, which those at the end need not be
     told. Batch dimensions go from the largest stride to the smallest and are merged where all operands allow;
@@ -410,19 +411,32 @@ cdef int lay_out(Job *job, cnp.ndarray shaped, const Axes *axes, list operands) 
     for i in range(batch):
         d = order[i]
         job.rows *= cnp.PyArray_DIM(shaped, d)
-        add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.batch_ndim, job.batch_shape, True)
+        add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.batch_ndim, layout.batch_shape,
+                      layout.batch)
     for d in range(ndim):
         if axes.reduced[d]:
             job.n *= cnp.PyArray_DIM(shaped, d)
             if cnp.PyArray_DIM(shaped, d) > 1:
-                add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.axis_ndim, job.axis_shape, False)
-    if job.axis_ndim == 0:
-        job.axis_ndim = 1
-        job.axis_shape[0] = 1
-        for k in range(OPERANDS):
-            if into[k].data != NULL:
-                into[k].axis[0] = item_size(into[k].storage)
+                add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.axis_ndim, layout.axis_shape,
+                              layout.axis)
+    point_into(job, into, layout)
     return 0
+
+
+cdef void point_into(Job *job, Operand **into, Layout *layout) noexcept:
+    """The innermost dimensions become the job's own; a job without any has one row, or rows of one element."""
+    cdef int k
+    for k in range(OPERANDS):
+        if into[k].data != NULL:
+            into[k].row = layout.batch[k][job.batch_ndim - 1] if job.batch_ndim else 0
+            into[k].step = layout.axis[k][job.axis_ndim - 1] if job.axis_ndim else item_size(into[k].storage)
+            into[k].batch = layout.batch[k] if job.batch_ndim > 1 else NULL
+            into[k].axis = layout.axis[k] if job.axis_ndim > 1 else NULL
+    job.inner = layout.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1
+    job.batch_shape = layout.batch_shape if job.batch_ndim > 1 else NULL
+    job.axis_shape = layout.axis_shape if job.axis_ndim > 1 else NULL
+    job.batch_ndim = max(job.batch_ndim, 1)
+    job.axis_ndim = max(job.axis_ndim, 1)
 
 
 cdef void spread(cnp.ndarray a, const Axes *axes, int ndim, bint align, Py_ssize_t *strides) noexcept:
@@ -458,16 +472,13 @@ cdef inline Py_ssize_t size_of(Py_ssize_t stride) noexcept:
 
 
 cdef void add_dimension(Operand **into, Py_ssize_t[MAX_DIMS] *strides, int d, Py_ssize_t size, int *ndim,
-                        Py_ssize_t *shape, bint batch) noexcept:
-    """Adds dimension `d`: to the last one, if it goes on where that one ends in all operands."""
+                        Py_ssize_t *shape, Py_ssize_t[MAX_DIMS] *laid) noexcept:
+    """Adds dimension `d` to those that are laid: to the last one, if it goes on where that one ends in all operands."""
     cdef int k, last = ndim[0] - 1
     cdef bint merge = last >= 0
-    cdef Py_ssize_t *s
     for k in range(OPERANDS):
-        if into[k].data != NULL and merge:
-            s = &into[k].batch[0] if batch else &into[k].axis[0]
-            if s[last] != size * strides[k][d]:
-                merge = False
+        if into[k].data != NULL and merge and laid[k][last] != size * strides[k][d]:
+            merge = False
     if merge:
         shape[last] *= size
     else:
@@ -476,8 +487,7 @@ cdef void add_dimension(Operand **into, Py_ssize_t[MAX_DIMS] *strides, int d, Py
         shape[last] = size
     for k in range(OPERANDS):
         if into[k].data != NULL:
-            s = &into[k].batch[0] if batch else &into[k].axis[0]
-            s[last] = strides[k][d]
+            laid[k][last] = strides[k][d]
 
 
 # --------------------------------------------------------------------------------------------- operations
@@ -501,21 +511,34 @@ cdef inline Py_ssize_t rows_of(cnp.ndarray a) noexcept:
     return rows
 
 
-cdef int run_plain(int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, int number,
-                   double temperature) except -1:
+cdef int run_or_explain(const Job *job, dict explained) except -1:
+    """Runs a job; or tells `explained`, unless that is None, what has been chosen for it."""
+    if explained is None:
+        return _core.run(job)
+    explained.update(described(job))
+    return 0
+
+
+cdef int run_plain(int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, int number, double temperature,
+                   dict explained) except -1:
     """Rows of plain arrays: nothing to find out. A small call is over before it has a job."""
     cdef Job job
     cdef Py_ssize_t n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1), rows = rows_of(x)
     cdef bint wide = number == cnp.NPY_FLOAT64
-    if rows == 1 and _core.run_lone(operation, cnp.PyArray_DATA(x), NULL if p is None else cnp.PyArray_DATA(p),
-                                    cnp.PyArray_DATA(y), n, temperature, wide):
+    if explained is not None:
+        plain_job(&job, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
+        choose_direct_for_call(&job)
+        return run_or_explain(&job, explained)
+    if rows == 1 and _core.run_single(operation, cnp.PyArray_DATA(x), NULL if p is None else cnp.PyArray_DATA(p),
+                                      cnp.PyArray_DATA(y), n, temperature, wide):
         return 0
     plain_job(&job, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
+    choose_direct_for_call(&job)
     return _core.run(&job)
 
 
-cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, double temperature,
-                    Py_ssize_t n, Py_ssize_t rows, Py_ssize_t size) noexcept:
+cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y,
+                        double temperature, Py_ssize_t n, Py_ssize_t rows, Py_ssize_t size) noexcept:
     cdef int storage = CSM_F64 if size == 8 else CSM_F32
     init_job(job, operation, temperature, size == 8)
     set_rows(job, rows, n)
@@ -523,8 +546,6 @@ cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.n
     set_operand(&job.y, storage, cnp.PyArray_DATA(y), size if operation == LOGSUMEXP else n * size, size)
     if p is not None:
         set_operand(&job.p, storage, cnp.PyArray_DATA(p), n * size, size)
-    job.direct = True
-    job.stream = operation != LOGSUMEXP and streams(rows * n * size)
 
 
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -567,10 +588,11 @@ cdef inline double plain_temperature(int operation, object temperature) noexcept
     return 0
 
 
-cpdef forward(int operation, x, axis, temperature, where, out, dtype):
-    """softmax or log_softmax."""
+cpdef forward(int operation, x, axis, temperature, where, out, dtype, dict explained=None):
+    """softmax or log_softmax. A dict `explained`, here and below, is told only how the job would be run."""
     cdef object _caller_mode
     cdef Job job
+    cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
     cdef int number
@@ -582,7 +604,7 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
             y = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), number)
         else:
             y = out
-        run_plain(operation, a, None, y, number, t)
+        run_plain(operation, a, None, y, number, t, explained)
         return y
     _caller_mode = _core.default_mode()
     a = as_array("x", x)
@@ -602,16 +624,17 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype):
         return y
     init_job(&job, operation, t, is_wide(a.dtype) or is_wide(result) or needs_doubles(operation, t))
     job.exact = needs_exact_shift(a)
-    lay_out(&job, a, &axes, [a, None, y, mask])
-    find_walk(&job, _core.effective_threads(), False)
-    _core.run(&job)
+    lay_out(&job, &layout, a, &axes, [a, None, y, mask])
+    choose_for_call(&job)
+    run_or_explain(&job, explained)
     return y
 
 
-cpdef logsumexp(x, axis, where, keepdims, out, dtype):
+cpdef logsumexp(x, axis, where, keepdims, out, dtype, dict explained=None):
     """log of the sum of exponentials over `axis`."""
     cdef object _caller_mode
     cdef Job job
+    cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
     cdef int number
@@ -620,7 +643,7 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
             and plain(x, &number)):
         a = x
         y = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(a) - 1, cnp.PyArray_DIMS(a), number)
-        run_plain(LOGSUMEXP, a, None, y, number, 1)
+        run_plain(LOGSUMEXP, a, None, y, number, 1, explained)
         return y if y.ndim else y[()]
     _caller_mode = _core.default_mode()
     a = as_array("x", x)
@@ -637,20 +660,22 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype):
         if mask is not None:
             mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(a) == 0:
-        y[...] = -np.inf
+        if explained is None:
+            y[...] = -np.inf
     else:
         init_job(&job, LOGSUMEXP, 1, is_wide(a.dtype) or is_wide(result))
         job.exact = needs_exact_shift(a)
-        lay_out(&job, a, &axes, [a, None, y, mask])
-        find_walk(&job, _core.effective_threads(), False)
-        _core.run(&job)
+        lay_out(&job, &layout, a, &axes, [a, None, y, mask])
+        choose_for_call(&job)
+        run_or_explain(&job, explained)
     return y if out is not None or y.ndim else y[()]
 
 
-cpdef backward(int operation, v, output, axis, temperature, where, out, name):
+cpdef backward(int operation, v, output, axis, temperature, where, out, name, dict explained=None):
     """The product of a Jacobian and `v`, called `name`, from the forward's `output`."""
     cdef object _caller_mode
     cdef Job job
+    cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray g, p, y, mask = None
     cdef int number, other
@@ -663,7 +688,7 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
             y = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(g), cnp.PyArray_DIMS(g), number)
         else:
             y = out
-        run_plain(operation, g, output, y, number, t)
+        run_plain(operation, g, output, y, number, t, explained)
         return y
     _caller_mode = _core.default_mode()
     g = as_array(name, v)
@@ -686,16 +711,18 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name):
     if cnp.PyArray_SIZE(p) == 0:
         return y
     init_job(&job, operation, t, is_wide(result) or needs_doubles(operation, t))
-    lay_out(&job, p, &axes, [g, p, y, mask])
-    find_walk(&job, _core.effective_threads(), False)
-    _core.run(&job)
+    lay_out(&job, &layout, p, &axes, [g, p, y, mask])
+    choose_for_call(&job)
+    run_or_explain(&job, explained)
     return y
 
 
-def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, reduction, grad_output, out, bint grad):
+def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, reduction, grad_output, out, bint grad,
+                  dict explained=None):
     """The loss, and with `grad` its gradient too, as a pair."""
     cdef object _caller_mode = _core.default_mode()
     cdef Job job
+    cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray a = as_array("logits", logits), t, w, y = None, upstream = None, per_row = None
     cdef double counted, total, smoothing = check_smoothing(label_smoothing)
@@ -740,9 +767,9 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
     total = 0
     if cnp.PyArray_SIZE(a):
         job.exact = needs_exact_shift(a)
-        lay_out(&job, a, &axes, [a, None, y, None, t, upstream, per_row])
-        find_walk(&job, _core.effective_threads(), False)
-        total = run_loss(&job, &scale)
+        lay_out(&job, &layout, a, &axes, [a, None, y, None, t, upstream, per_row])
+        choose_for_call(&job)
+        total = run_loss(&job, &scale) if explained is None else run_or_explain(&job, explained)
     if per_row is not None:
         loss = per_row if per_row.ndim else per_row[()]
     else:
@@ -788,7 +815,9 @@ cdef double run_loss(Job *job, int *exponent) except? -1:
     cdef cnp.ndarray partial
     cdef double *sums
     if job.row_loss.data == NULL:
-        parts = job.units if job.walk == COLUMNS else (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
+        parts = (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
+        if job.strategy == COLUMN_TILES:
+            parts = job.units
     size = parts * 2 * SUMS
     partial = cnp.PyArray_ZEROS(1, &size, cnp.NPY_FLOAT64, 0)
     job.partial = sums = <double *> cnp.PyArray_DATA(partial)
@@ -1053,6 +1082,22 @@ cdef object no_class(object index, tuple place, Py_ssize_t classes, object ignor
         return IndexError(f"{problem}, but the logits have no classes: their class axis has length 0")
     return IndexError(f"{problem}, which is neither a class index from 0 to {classes - 1} nor "
                       f"ignore_index ({shown(ignored)})")
+
+
+def softmax_rows(const cython.floating[:, ::1] x not None, cython.floating[:, ::1] out not None):
+    """Softmax of each row of `x` into `out`, of any objects with buffers: `x` itself, or apart from it."""
+    cdef Job job
+    cdef Py_ssize_t size = sizeof(cython.floating)
+    if x.shape[0] != out.shape[0] or x.shape[1] != out.shape[1]:
+        raise ValueError(f"out has shape {(out.shape[0], out.shape[1])}, but x has {(x.shape[0], x.shape[1])}")
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        return
+    init_job(&job, SOFTMAX, 1, size == 8)
+    set_rows(&job, x.shape[0], x.shape[1])
+    set_operand(&job.x, CSM_F64 if size == 8 else CSM_F32, &x[0, 0], job.n * size, size)
+    set_operand(&job.y, CSM_F64 if size == 8 else CSM_F32, &out[0, 0], job.n * size, size)
+    choose_direct_for_call(&job)
+    _core.run(&job)
 
 
 def jacobian(output, axis, out):

@@ -2,15 +2,17 @@
 
 from csoftmax.kernels.problem cimport Job
 
-# Runs a job to its end: 0, or -1 with an exception set.
+# Runs a job whose strategy has been chosen to its end: 0, or -1 with an exception set.
 cdef int run(const Job *job) except -1
 
-# Runs one row of reals without a job, if it is short and there is a short way: else False.
-cdef bint run_lone(int operation, const void *x, const void *p, void *y, Py_ssize_t n, double temperature,
-                   bint wide) noexcept
-
-# Threads a large job may use.
+# Threads that a call may use in this context, and how many of those are worth waking for work of so many nanoseconds.
 cdef int effective_threads() noexcept
+cdef int useful_threads(int threads, double ns) noexcept nogil
+
+# Runs one aligned row of reals with unit stride without a job, if it is a single row, as is_single_row has it: else
+# False.
+cdef bint run_single(int operation, const void *x, const void *p, void *y, Py_ssize_t n, double temperature,
+                     bint wide) noexcept
 
 # Sets the processor's default floating-point mode. The caller's is put back when the object returned is forgotten;
 # None if there is nothing to put back.

@@ -36,6 +36,7 @@ with csoftmax.threads(2), csoftmax.use_isa("baseline"):
     assert_type(csoftmax.get_isa(), str)
     assert_type(csoftmax.get_num_threads(), int)
     assert_type(csoftmax.runtime_info(), dict[str, Any])
+    assert_type(csoftmax.explain("softmax", f32, axis=None, temperature=2.0), dict[str, Any])
 
 assert_type(scipy.softmax(f32, axis=1), NDArray[np.float32])
 assert_type(scipy.log_softmax(f16, np.int64(1)), NDArray[np.float16])

@@ -10,7 +10,7 @@ import pytest
 from arrays import DTYPES, SHAPES, SOFTMAX_ULP, Guarded, exact_differences
 
 import csoftmax
-from csoftmax.runtime.core import softmax_rows
+from csoftmax.plan import plan
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -192,15 +192,15 @@ def test_the_largest_numbers_do_not_overflow(dtype):
 
 @pytest.mark.parametrize("code", ["f", "d"])
 def test_rows_of_any_buffer(code, rng):
-    """The core takes memoryviews: here of the standard library's arrays."""
+    """The plan takes memoryviews: here of the standard library's arrays."""
     x = rng.standard_normal((7, 33)).astype(code)
     given, result = array.array(code, x.ravel()), array.array(code, bytes(x.nbytes))
-    softmax_rows(*(memoryview(a).cast("B").cast(code, (7, 33)) for a in (given, result)))
+    plan.softmax_rows(*(memoryview(a).cast("B").cast(code, (7, 33)) for a in (given, result)))
     assert bytes(result) == csoftmax.softmax(x).tobytes()
     with pytest.raises(ValueError, match=r"out has shape \(7, 32\), but x has \(7, 33\)"):
-        softmax_rows(x, np.empty((7, 32), code))
+        plan.softmax_rows(x, np.empty((7, 32), code))
     for empty in (np.empty((0, 33), code), np.empty((7, 0), code)):
-        softmax_rows(empty, empty.copy())
+        plan.softmax_rows(empty, empty.copy())
 
 
 @pytest.mark.parametrize("temperature", [1, 0.7, 3])

@@ -124,7 +124,7 @@ def copy_of_the_sources(folder, *without):
         (["plan.*"], "csoftmax.plan.plan"),
         (["keywords.*"], "csoftmax.api.keywords"),
         (["forward.*"], "csoftmax.api.forward"),
-        (["layout.*"], "csoftmax.plan.layout"),
+        (["strategy.*"], "csoftmax.plan.strategy"),
     ],
     ids=str,
 )

@@ -15,9 +15,10 @@
  *
  * Calls work in up to 160 KiB of stack, and take what they need beyond that from the heap for as long as they
  * last. Where there is nothing to be had, rows are worked on by their blocks, more slowly, and only these
- * calls fail: rows of more than a million elements; cross-entropy of more than 10 000 classes in contiguous
- * floats, 3 000 in all else; columns (elements a stride apart, rows next to each other) of more than 500
- * elements; rows of more than 3 000 at a temperature from 1e300 up, or below 1e-270 (derivatives: 1e-6).
+ * calls fail: rows of more than a million elements, but for derivatives of contiguous floats, which need no
+ * scratch; cross-entropy of more than 10 000 classes in contiguous floats, 3 000 in all else; columns
+ * (elements a stride apart, rows next to each other) of more than 500 elements; rows of more than 3 000 at a
+ * temperature from 1e300 up, or below 1e-270 (derivatives: 1e-6).
  */
 #ifndef CSOFTMAX_H
 #define CSOFTMAX_H
