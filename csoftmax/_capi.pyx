@@ -1,4 +1,4 @@
-"""The softmax family for C, C++ and Cython: pointers and strides to a job, run at once by the thread that calls.
+"""The softmax family for C, C++ and Cython: pointers and strides to a problem, run at once by the thread that calls.
 
 csoftmax.h says what the functions do. They take no lock and set no Python error, and work in the default floating-point
 mode whatever the caller's is. Scratch is on the stack wherever
@@ -14,8 +14,8 @@ from libc.string cimport memset
 
 from csoftmax.runtime.dispatch cimport kernels_for
 from csoftmax.kernels.problem cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, SOFTMAX, SOFTMAX_GRAD, Job, Kernels,
-    Operand, SplitScratch, init_job, lay_split, needs_doubles, set_operand, set_rows,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, SOFTMAX, SOFTMAX_GRAD, Problem, Kernels,
+    View, SplitScratch, init_problem, lay_split, needs_doubles, set_view, set_rows,
 )
 from csoftmax.plan.strategy cimport Means, can_split, choose, item_size
 
@@ -45,41 +45,41 @@ cdef enum:
     LARGE_STACK = 131072      # and of long ones: a thread's stack may be as small as 512 KiB
 
 
-# --------------------------------------------------------------------------------------------------- a job
+# ----------------------------------------------------------------------------------------------- a problem
 
-cdef inline int begin(Job *job, int operation, int storage, Py_ssize_t rows, Py_ssize_t n,
+cdef inline int begin(Problem *problem, int operation, int storage, Py_ssize_t rows, Py_ssize_t n,
                       double temperature) noexcept nogil:
     if rows < 0 or n < 0:
         return CSM_BAD_SHAPE
     if not 0 < temperature < INFINITY:
         return CSM_BAD_TEMPERATURE
-    init_job(job, operation, temperature, storage == CSM_F64 or needs_doubles(operation, temperature))
-    set_rows(job, rows, n)
+    init_problem(problem, operation, temperature, storage == CSM_F64 or needs_doubles(operation, temperature))
+    set_rows(problem, rows, n)
     return CSM_OK
 
 
-cdef inline void set_elements(Operand *o, int storage, const void *data, Py_ssize_t row,
+cdef inline void set_elements(View *o, int storage, const void *data, Py_ssize_t row,
                               Py_ssize_t step) noexcept nogil:
-    # as set_operand, with strides in elements
-    set_operand(o, storage, data, row * item_size(storage), step * item_size(storage))
+    # as set_view, with strides in elements
+    set_view(o, storage, data, row * item_size(storage), step * item_size(storage))
 
 
 cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
                  Py_ssize_t x_step, void *y, Py_ssize_t y_row, Py_ssize_t y_step,
                  double temperature) noexcept nogil:
-    cdef Job job
+    cdef Problem problem
     cdef double nothing = -INFINITY
     cdef unsigned long long caller_mode = enter_mode()
-    cdef int status = begin(&job, operation, storage, rows, n, temperature)
+    cdef int status = begin(&problem, operation, storage, rows, n, temperature)
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_elements(&job.x, storage, x, x_row, x_step)
+    set_elements(&problem.x, storage, x, x_row, x_step)
     if n == 0 and operation == LOGSUMEXP:
-        set_elements(&job.x, CSM_F64, &nothing, 0, 1)
-        set_rows(&job, rows, 1)
-    set_elements(&job.y, storage, y, y_row, y_step)
-    status = run(&job)
+        set_elements(&problem.x, CSM_F64, &nothing, 0, 1)
+        set_rows(&problem, rows, 1)
+    set_elements(&problem.y, storage, y, y_row, y_step)
+    status = run(&problem)
     leave_mode(caller_mode)
     return status
 
@@ -87,16 +87,16 @@ cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
 cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *dy, Py_ssize_t dy_row,
                   Py_ssize_t dy_step, const void *y, Py_ssize_t y_row, Py_ssize_t y_step, void *dx,
                   Py_ssize_t dx_row, Py_ssize_t dx_step, double temperature) noexcept nogil:
-    cdef Job job
+    cdef Problem problem
     cdef unsigned long long caller_mode = enter_mode()
-    cdef int status = begin(&job, operation, storage, rows, n, temperature)
+    cdef int status = begin(&problem, operation, storage, rows, n, temperature)
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_elements(&job.x, storage, dy, dy_row, dy_step)
-    set_elements(&job.p, storage, y, y_row, y_step)
-    set_elements(&job.y, storage, dx, dx_row, dx_step)
-    status = run(&job)
+    set_elements(&problem.x, storage, dy, dy_row, dy_step)
+    set_elements(&problem.p, storage, y, y_row, y_step)
+    set_elements(&problem.y, storage, dx, dx_row, dx_step)
+    status = run(&problem)
     leave_mode(caller_mode)
     return status
 
@@ -105,29 +105,29 @@ cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, cons
                  Py_ssize_t x_step, const int64_t *target, Py_ssize_t target_row, int64_t ignore_index,
                  void *loss, Py_ssize_t loss_row, void *dx, Py_ssize_t dx_row, Py_ssize_t dx_step,
                  double scale) noexcept nogil:
-    cdef Job job
+    cdef Problem problem
     cdef Py_ssize_t i
     cdef int64_t index
     cdef unsigned long long caller_mode
-    cdef int status = begin(&job, operation, storage, rows, n, 1)
+    cdef int status = begin(&problem, operation, storage, rows, n, 1)
     if status != CSM_OK:
         return status
     for i in range(rows):
         index = target[i * target_row]
         if index != ignore_index and not 0 <= index < n:
             return CSM_BAD_TARGET
-    set_elements(&job.x, storage, x, x_row, x_step)
-    set_elements(&job.y, storage, dx, dx_row, dx_step)
-    set_elements(&job.target, CSM_I64, target, target_row, 0)
-    set_elements(&job.row_loss, CSM_F64 if storage == CSM_F64 else CSM_F32, loss, loss_row, 0)
+    set_elements(&problem.x, storage, x, x_row, x_step)
+    set_elements(&problem.y, storage, dx, dx_row, dx_step)
+    set_elements(&problem.target, CSM_I64, target, target_row, 0)
+    set_elements(&problem.row_loss, CSM_F64 if storage == CSM_F64 else CSM_F32, loss, loss_row, 0)
     if n == 0:
         for i in range(rows):
-            memset(job.row_loss.data + i * job.row_loss.row, 0, item_size(job.row_loss.storage))
-    job.loss.ignore_index = ignore_index
-    job.loss.indices = True
-    job.loss.scale = scale
+            memset(problem.row_loss.data + i * problem.row_loss.row, 0, item_size(problem.row_loss.storage))
+    problem.loss.ignore_index = ignore_index
+    problem.loss.indices = True
+    problem.loss.scale = scale
     caller_mode = enter_mode()
-    status = run(&job)
+    status = run(&problem)
     leave_mode(caller_mode)
     return status
 
@@ -138,49 +138,49 @@ cdef inline char *aligned(char *p) noexcept nogil:
     return <char *> ((<uintptr_t> p + 63) // 64 * 64)
 
 
-cdef inline int run(Job *job) noexcept nogil:
-    cdef const Kernels *kernels = kernels_for(job.wide)
+cdef inline int run(Problem *problem) noexcept nogil:
+    cdef const Kernels *kernels = kernels_for(problem.wide)
     cdef char stack[SMALL_STACK + 64]
     cdef Py_ssize_t size
     cdef Means means
-    if job.rows == 0 or job.n == 0:
+    if problem.rows == 0 or problem.n == 0:
         return CSM_OK
     means.threads = 1
     means.useful = NULL
     means.on_stack = True
-    choose(job, kernels, &means)
-    size = kernels.scratch_bytes(job)
+    choose(problem, kernels, &means)
+    size = kernels.scratch_bytes(problem)
     if size > SMALL_STACK:
-        return run_long(job, kernels, size)
-    kernels.run(job, 0, job.units, aligned(stack))
+        return run_long(problem, kernels, size)
+    kernels.run(problem, 0, problem.units, aligned(stack))
     return CSM_OK
 
 
-cdef int run_long(const Job *job, const Kernels *kernels, Py_ssize_t size) noexcept nogil:
+cdef int run_long(const Problem *problem, const Kernels *kernels, Py_ssize_t size) noexcept nogil:
     cdef char stack[LARGE_STACK + 64]
     cdef char *memory
     if size <= LARGE_STACK:
-        kernels.run(job, 0, job.units, aligned(stack))
+        kernels.run(problem, 0, problem.units, aligned(stack))
         return CSM_OK
     memory = <char *> malloc(size + 64)
     if memory != NULL:
-        kernels.run(job, 0, job.units, aligned(memory))
+        kernels.run(problem, 0, problem.units, aligned(memory))
         free(memory)
         return CSM_OK
-    return CSM_OK if run_by_blocks(job, kernels, aligned(stack)) else CSM_NO_MEMORY
+    return CSM_OK if run_by_blocks(problem, kernels, aligned(stack)) else CSM_NO_MEMORY
 
 
-cdef bint run_by_blocks(const Job *job, const Kernels *kernels, char *scratch) noexcept nogil:
+cdef bint run_by_blocks(const Problem *problem, const Kernels *kernels, char *scratch) noexcept nogil:
     """Rows in two passes over their blocks, or False where that cannot be done in LARGE_STACK bytes."""
-    cdef Py_ssize_t blocks = (job.n + kernels.block - 1) // kernels.block, row
+    cdef Py_ssize_t blocks = (problem.n + kernels.block - 1) // kernels.block, row
     cdef SplitScratch split
-    if not can_split(job) or lay_split(&split, kernels, job.n, NULL) > LARGE_STACK:
+    if not can_split(problem) or lay_split(&split, kernels, problem.n, NULL) > LARGE_STACK:
         return False
-    lay_split(&split, kernels, job.n, scratch)
-    for row in range(job.rows):
-        kernels.measure(job, row, 0, blocks, split.stats, split.block)
-        kernels.finish(job, row, split.stats)
-        kernels.write(job, row, 0, blocks, split.stats, split.block)
+    lay_split(&split, kernels, problem.n, scratch)
+    for row in range(problem.rows):
+        kernels.measure(problem, row, 0, blocks, split.stats, split.block)
+        kernels.finish(problem, row, split.stats)
+        kernels.write(problem, row, 0, blocks, split.stats, split.block)
     return True
 
 

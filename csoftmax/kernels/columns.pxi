@@ -20,7 +20,7 @@ cdef enum:
 cdef enum:
     TIES = 1                  # ... elements at the maximum are counted instead of added,
     STORE_EXPS = 2            # ... the exponentials are stored at ColumnTile.e,
-    DIRECT_REDUCTION = 4                # ... some column needs the direct range reduction (csm_exp's EXP_FAR);
+    DIRECT_REDUCTION = 4      # ... some column needs the direct range reduction (csm_exp's EXP_FAR);
     PRODUCTS = 8              # or the sum of products g p, each rounded once, in the precision of the reals
 
 

@@ -2,7 +2,7 @@
 #
 # How a call goes through them:
 #
-#   run (run.pxi)                  rows or columns of a job are found in memory
+#   run (run.pxi)                  rows or columns of a problem are found in memory
 #     |  gather, exclude           what is not native reals next to each other is staged (load.pxi: masks, 16-bit
 #     |                            floats)
 #   run_batch (table.pxi)          operation x form of the rows -> function
@@ -65,7 +65,7 @@ from libc.string cimport memcpy, memset
 from cpython.pycapsule cimport PyCapsule_New
 
 from csoftmax.kernels.problem cimport (
-    Job, Kernels, Operand, Scratch, COLUMN_TILES, CONVERTED, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, is_derivative,
+    Problem, Kernels, View, Scratch, COLUMN_TILES, CONVERTED, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, is_derivative,
     is_loss, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, OPERATIONS, PACKED_ROWS,
     scratch_alloc, scratch_at, scratch_doubles, SINGLE_ROW, SOFTMAX, SOFTMAX_GRAD, STAGED, STATS, SUM_STEP, SUMS,
 )

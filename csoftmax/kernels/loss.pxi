@@ -68,32 +68,32 @@ cdef struct ColumnScratch:
     real *probabilities       # of a loss: the target's, of one column
 
 
-cdef inline double class_weight(const Job *job, Py_ssize_t c) noexcept nogil:
-    return job.loss.weight[c] if job.loss.weight != NULL else 1
+cdef inline double class_weight(const Problem *problem, Py_ssize_t c) noexcept nogil:
+    return problem.loss.weight[c] if problem.loss.weight != NULL else 1
 
 
-cdef inline double unweighted_target(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
-    # q[c] before it is weighted, but for what the index itself adds. IN probabilities[job.n], unless targets are
+cdef inline double unweighted_target(const Problem *problem, const real *probabilities, Py_ssize_t c) noexcept nogil:
+    # q[c] before it is weighted, but for what the index itself adds. IN probabilities[problem.n], unless targets are
     # indices.
-    cdef double target = job.loss.smoothing / job.n
-    if not job.loss.indices:
-        target += (1 - job.loss.smoothing) * probabilities[c]
+    cdef double target = problem.loss.smoothing / problem.n
+    if not problem.loss.indices:
+        target += (1 - problem.loss.smoothing) * probabilities[c]
     return target
 
 
-cdef inline double target_weight(const Job *job, const real *probabilities, Py_ssize_t c) noexcept nogil:
+cdef inline double target_weight(const Problem *problem, const real *probabilities, Py_ssize_t c) noexcept nogil:
     # q[c], but for what the index itself adds.
-    return unweighted_target(job, probabilities, c) * class_weight(job, c)
+    return unweighted_target(problem, probabilities, c) * class_weight(problem, c)
 
 
-cdef inline bint is_spread(const Job *job) noexcept nogil:
+cdef inline bint is_spread(const Problem *problem) noexcept nogil:
     # more than one class may have a part of q
-    return job.loss.smoothing > 0 or not job.loss.indices
+    return problem.loss.smoothing > 0 or not problem.loss.indices
 
 
-cdef void gather_target(const Job *job, Py_ssize_t row, real *probabilities) noexcept nogil:
-    if not job.loss.indices:
-        gather(job, &job.target, batch_at(job, &job.target, row), 0, job.n, probabilities)
+cdef void gather_target(const Problem *problem, Py_ssize_t row, real *probabilities) noexcept nogil:
+    if not problem.loss.indices:
+        gather(problem, &problem.target, batch_at(problem, &problem.target, row), 0, problem.n, probabilities)
 
 
 cdef inline void load_indices(const char *p, Py_ssize_t stride, Py_ssize_t rows, int64_t *index,
@@ -103,23 +103,23 @@ cdef inline void load_indices(const char *p, Py_ssize_t stride, Py_ssize_t rows,
         index[i] = load_index(storage, p + i * stride)
 
 
-cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noexcept nogil:
+cdef bint find_targets(const Problem *problem, Py_ssize_t row, const Losses *losses) noexcept nogil:
     # Each index is read once, and trusted only when it has been checked again: somebody may have changed it. True if
     # some are ignored.
     cdef Losses l = losses[0]
-    cdef const char *p = batch_at(job, &job.target, row)
-    cdef Py_ssize_t stride = job.target.row, i
-    cdef double own = 1 - job.loss.smoothing
-    cdef const double *weight = job.loss.weight
-    cdef int64_t ignore = job.loss.ignore_index, index
-    cdef uint64_t n = job.n
+    cdef const char *p = batch_at(problem, &problem.target, row)
+    cdef Py_ssize_t stride = problem.target.row, i
+    cdef double own = 1 - problem.loss.smoothing
+    cdef const double *weight = problem.loss.weight
+    cdef int64_t ignore = problem.loss.ignore_index, index
+    cdef uint64_t n = problem.n
     cdef bint ignored = False, counted
-    if job.target.storage == I64:
+    if problem.target.storage == I64:
         load_indices(p, stride, l.rows, l.target, I64)
-    elif job.target.storage == I32:
+    elif problem.target.storage == I32:
         load_indices(p, stride, l.rows, l.target, I32)
     else:
-        load_indices(p, stride, l.rows, l.target, job.target.storage)
+        load_indices(p, stride, l.rows, l.target, problem.target.storage)
     for i in range(l.rows):
         index = l.target[i]
         counted = index != ignore and <uint64_t> index < n
@@ -134,27 +134,27 @@ cdef bint find_targets(const Job *job, Py_ssize_t row, const Losses *losses) noe
     return ignored
 
 
-cdef void spread_target(const Job *job, const real *x, Py_ssize_t step, const real *probabilities,
+cdef void spread_target(const Problem *problem, const real *x, Py_ssize_t step, const real *probabilities,
                         const int64_t *exponent, double *whole, double *dot) noexcept nogil:
-    # IN x: a logit every "step"; probabilities[job.n], unless targets are indices. q is added to INOUT whole, and its
-    # product with max(x) - x to INOUT dot; both without a power of two, if one is given. If none is, and some q[c]
+    # IN x: a logit every "step"; probabilities[problem.n], unless targets are indices. q is added to INOUT whole, and
+    # its product with max(x) - x to INOUT dot; both without a power of two, if one is given. If none is, and some q[c]
     # loses digits for being subnormal or 0, the infinity that dot becomes tells that one is needed.
     cdef double top = -INFINITY, q, below, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
-    for c in range(job.n):
+    for c in range(problem.n):
         if x[c * step] > top:
             top = x[c * step]
-    for c in range(job.n):
-        if unweighted_target(job, probabilities, c) == 0 or class_weight(job, c) == 0:
+    for c in range(problem.n):
+        if unweighted_target(problem, probabilities, c) == 0 or class_weight(problem, c) == 0:
             # 0 log 0 is 0: a class whose q is 0 counts for nothing, even if its logit is -inf
             continue
         # a quarter: the difference may overflow where the product does not
         below = 0.25 * top - 0.25 * x[c * step]
         if exponent != NULL:
-            q = target_weight_times(job, probabilities, c, 1, -exponent[0])
-            below = target_weight_times(job, probabilities, c, below, 2 - exponent[0])
+            q = target_weight_times(problem, probabilities, c, 1, -exponent[0])
+            below = target_weight_times(problem, probabilities, c, below, 2 - exponent[0])
         else:
-            q = target_weight(job, probabilities, c)
+            q = target_weight(problem, probabilities, c)
             below = 4 * q * below if q >= DBL_MIN or q <= -DBL_MIN else INFINITY
         two_sum(whole[0], q, whole, &lost)
         whole_rest += lost
@@ -165,20 +165,20 @@ cdef void spread_target(const Job *job, const real *x, Py_ssize_t step, const re
         dot[0] += dot_rest
 
 
-cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *probabilities) noexcept nogil:
+cdef void prepare_losses(const Problem *problem, Py_ssize_t row, Losses *losses, real *probabilities) noexcept nogil:
     cdef Losses l = losses[0]
     cdef const char *upstream
-    cdef Py_ssize_t stride = job.upstream.row, across = tile_pitch(l.rows), i
-    cdef double scale = job.loss.scale
+    cdef Py_ssize_t stride = problem.upstream.row, across = tile_pitch(l.rows), i
+    cdef double scale = problem.loss.scale
     losses.ignored = False
     for i in range(l.rows):
         l.upstream[i] = scale
-    if job.upstream.data != NULL:
-        upstream = batch_at(job, &job.upstream, row)
+    if problem.upstream.data != NULL:
+        upstream = batch_at(problem, &problem.upstream, row)
         for i in range(l.rows):
             l.upstream[i] *= (<const double *> (upstream + i * stride))[0]
-    if job.loss.indices:
-        losses.ignored = find_targets(job, row, losses)
+    if problem.loss.indices:
+        losses.ignored = find_targets(problem, row, losses)
     else:
         for i in range(l.rows):
             l.target[i] = -1
@@ -189,15 +189,15 @@ cdef void prepare_losses(const Job *job, Py_ssize_t row, Losses *losses, real *p
         l.weight[i] = l.whole[i]
     for i in range(across):
         l.dot[i] = 0
-    if is_spread(job):
+    if is_spread(problem):
         for i in range(l.rows):
-            if l.target[i] >= 0 or not job.loss.indices:
-                gather_target(job, row + i, probabilities)
-                spread_target(job, l.x + i * l.x_pitch, l.x_step, probabilities, NULL, l.whole + i, l.dot + i)
-    losses.scaled = not all_ordinary(job, &l)
+            if l.target[i] >= 0 or not problem.loss.indices:
+                gather_target(problem, row + i, probabilities)
+                spread_target(problem, l.x + i * l.x_pitch, l.x_step, probabilities, NULL, l.whole + i, l.dot + i)
+    losses.scaled = not all_ordinary(problem, &l)
     if losses.scaled:
         for i in range(l.rows):
-            scale_loss(job, row, i, &l, probabilities)
+            scale_loss(problem, row, i, &l, probabilities)
     for i in range(across):
         l.coefficient[i] = l.upstream[i] * l.whole[i]
 
@@ -221,11 +221,11 @@ cdef inline void add_to_sums(const Losses *l, v_f64 total, v_f64 rest, double *p
         middle[1] = sum_rest
 
 
-cdef void finish_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
+cdef void finish_losses(const Problem *problem, Py_ssize_t row, Py_ssize_t part, const Losses *losses) noexcept nogil:
     cdef Losses l = losses[0]
     cdef v_f64 zero = set1_f64(0), quarter = set1_f64(0.25), total = zero, rest = zero
     cdef v_f64 m, below, log_sum, log_rest, weight, loss, at_index, lost
-    cdef bint each = job.row_loss.data != NULL
+    cdef bint each = problem.row_loss.data != NULL
     cdef Py_ssize_t i
     if l.ignored:
         for i in range(l.rows):
@@ -255,7 +255,7 @@ cdef void finish_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
             loss = add_f64(loss, and_ne_f64(weight, zero, mul_f64(weight, below)))
         # where a logit is +inf as log_softmax, and the gradient: NaN, whichever class is the target
         loss = select_lt_f64(m, set1_f64(INFINITY), loss, sub_f64(m, m))
-        if job.operation == CROSS_ENTROPY_GRAD:
+        if problem.operation == CROSS_ENTROPY_GRAD:
             store_f64(l.surprise + i, add_f64(below, log_sum))
         store_f64(l.coefficient + i, loss)
         if each:
@@ -266,18 +266,19 @@ cdef void finish_losses(const Job *job, Py_ssize_t row, Py_ssize_t part, const L
     if each:
         if l.scaled:
             scale_each(&l)
-        store_run(job.row_loss.storage, batch_at(job, &job.row_loss, row), job.row_loss.row, l.rows,
+        store_run(problem.row_loss.storage, batch_at(problem, &problem.row_loss, row), problem.row_loss.row, l.rows,
                   l.each)
         return
-    add_to_sums(&l, total, rest, job.partial + 2 * SUMS * part)
+    add_to_sums(&l, total, rest, problem.partial + 2 * SUMS * part)
 
 
-cdef void finish_gradients(const Job *job, Py_ssize_t row, const Losses *losses, real *probabilities) noexcept nogil:
+cdef void finish_gradients(const Problem *problem, Py_ssize_t row, const Losses *losses,
+                           real *probabilities) noexcept nogil:
     # INOUT l.y: upstream * Q * p becomes the gradient.
     cdef Losses l = losses[0]
     cdef Py_ssize_t i, c
     cdef double target
-    cdef bint spread = is_spread(job), rescaled
+    cdef bint spread = is_spread(problem), rescaled
     # where p is close to 1, p - 1 has lost its digits
     cdef v_f64 near = set1_f64(-INFINITY if spread else 1), others, weight
     cdef double *at_index = l.dot
@@ -286,16 +287,16 @@ cdef void finish_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
         for i in range(l.rows):
             y = l.y + i * l.y_pitch
             if l.ignored and l.target[i] < 0:
-                for c in range(job.n):
+                for c in range(problem.n):
                     y[c * l.y_step] = 0
             elif spread:
-                gather_target(job, row + i, probabilities)
+                gather_target(problem, row + i, probabilities)
                 rescaled = l.scaled and (l.loss_exponent[i] != 0 or l.grad_exponent[i] != 0)
-                for c in range(job.n):
-                    target = (target_weight_times(job, probabilities, c, l.upstream[i], -l.loss_exponent[i]) if rescaled
-                              else l.upstream[i] * target_weight(job, probabilities, c))
+                for c in range(problem.n):
+                    target = (target_weight_times(problem, probabilities, c, l.upstream[i], -l.loss_exponent[i])
+                              if rescaled else l.upstream[i] * target_weight(problem, probabilities, c))
                     y[c * l.y_step] = <real> (y[c * l.y_step] - target)
-    if not job.loss.indices:
+    if not problem.loss.indices:
         return
     for i in range(l.rows):
         at_index[i] = l.y[i * l.y_pitch + (l.target[i] if l.target[i] >= 0 else 0) * l.y_step]
@@ -309,8 +310,8 @@ cdef void finish_gradients(const Job *job, Py_ssize_t row, const Losses *losses,
             l.y[i * l.y_pitch + l.target[i] * l.y_step] = <real> at_index[i]
 
 
-cdef void loss_rows(const Job *job, RowBatch *s, Py_ssize_t row, const RowScratch *scratch) noexcept nogil:
-    # The losses of a batch, whose first row is "row" of the job, and their gradients.
+cdef void loss_rows(const Problem *problem, RowBatch *s, Py_ssize_t row, const RowScratch *scratch) noexcept nogil:
+    # The losses of a batch, whose first row is "row" of the problem, and their gradients.
     cdef Losses l = scratch.losses
     l.rows = s.rows
     l.x = s.x
@@ -322,18 +323,18 @@ cdef void loss_rows(const Job *job, RowBatch *s, Py_ssize_t row, const RowScratc
     s.top = l.top
     s.log_sum = l.log_sum
     s.log_rest = l.log_rest
-    prepare_losses(job, row, &l, scratch.probabilities)
+    prepare_losses(problem, row, &l, scratch.probabilities)
     run_batch(s, scratch.e, scratch.stats)
-    finish_losses(job, row, row // loss_chunk(job.n), &l)
-    if job.operation == CROSS_ENTROPY_GRAD:
-        finish_gradients(job, row, &l, scratch.probabilities)
+    finish_losses(problem, row, row // loss_chunk(problem.n), &l)
+    if problem.operation == CROSS_ENTROPY_GRAD:
+        finish_gradients(problem, row, &l, scratch.probabilities)
         if l.scaled:
-            scale_gradients(job, &l)
+            scale_gradients(problem, &l)
 
 
-cdef void loss_columns(const Job *job, ColumnTile *s, Py_ssize_t row, Py_ssize_t unit,
+cdef void loss_columns(const Problem *problem, ColumnTile *s, Py_ssize_t row, Py_ssize_t unit,
                        const ColumnScratch *scratch) noexcept nogil:
-    # As loss_rows, of tile "unit" of the job.
+    # As loss_rows, of tile "unit" of the problem.
     cdef Losses l = scratch.losses
     l.rows = s.width
     l.x = s.x
@@ -345,10 +346,10 @@ cdef void loss_columns(const Job *job, ColumnTile *s, Py_ssize_t row, Py_ssize_t
     s.top = l.top
     s.log_sum = l.log_sum
     s.log_rest = l.log_rest
-    prepare_losses(job, row, &l, scratch.probabilities)
-    run_tile(s, &scratch.tile, job.operation)
-    finish_losses(job, row, unit, &l)
-    if job.operation == CROSS_ENTROPY_GRAD:
-        finish_gradients(job, row, &l, scratch.probabilities)
+    prepare_losses(problem, row, &l, scratch.probabilities)
+    run_tile(s, &scratch.tile, problem.operation)
+    finish_losses(problem, row, unit, &l)
+    if problem.operation == CROSS_ENTROPY_GRAD:
+        finish_gradients(problem, row, &l, scratch.probabilities)
         if l.scaled:
-            scale_gradients(job, &l)
+            scale_gradients(problem, &l)

@@ -1,7 +1,7 @@
 """The one value that travels from the plan through the core to the kernels: what to compute, on what memory, and how.
 
 Its operands are two-dimensional strided views: rows, and the elements of a row. Where an array has more dimensions that
-do not merge, a layout beside the job holds them, and a row's number is taken apart into its places along them.
+do not merge, a layout beside the problem holds them, and a row's number is taken apart into its places along them.
 """
 
 cdef enum:
@@ -21,7 +21,7 @@ cdef enum Operation:
     OPERATIONS
 
 
-# How a job is worked on. `choose` decides once, and the kernels and the core obey. What follows from a row's
+# How a problem is worked on. `choose` decides once, and the kernels and the core obey. What follows from a row's
 # length, its dtype and the level alone is no strategy, and kernels see to it: how the sum of a block is folded, in what
 # precision a dot product is taken, how many vectors are in registers. It decides bits, which a strategy never does.
 cdef enum Strategy:
@@ -53,7 +53,7 @@ cdef enum Reason:
 
 
 # Strides in bytes.
-cdef struct Operand:
+cdef struct View:
     char *data                        # NULL: this operation has no such operand
     int storage                       # enum csm_storage
     Py_ssize_t row                    # from row to row, along the innermost batch dimension
@@ -62,7 +62,7 @@ cdef struct Operand:
     Py_ssize_t *axis                  # the same over the reduced ones
 
 
-# The dimensions of a job, outermost first, and the strides of its operands over them.
+# The dimensions of a problem, outermost first, and the strides of its operands over them.
 cdef struct Layout:
     Py_ssize_t batch_shape[MAX_DIMS]
     Py_ssize_t axis_shape[MAX_DIMS]
@@ -82,7 +82,7 @@ cdef struct Loss:
 cdef struct Kernels               # declared below
 
 
-cdef struct Job:
+cdef struct Problem:
     int operation
     bint wide                         # the arithmetic is of doubles, not floats
     bint exact                        # x: 64-bit integers, some of which a double does not hold
@@ -107,13 +107,13 @@ cdef struct Job:
     Py_ssize_t units                  # rows, or tiles
     int threads                       # that work on it
     Py_ssize_t chunk                  # units that a thread works on at a time
-    Operand x                         # logits, or the incoming gradient
-    Operand p                         # the forward's output, in the derivatives
-    Operand y                         # the result
-    Operand mask
-    Operand target
-    Operand upstream                  # gradient of the loss, one a row
-    Operand row_loss                  # reduction "none": where each row's loss goes
+    View x                         # logits, or the incoming gradient
+    View p                         # the forward's output, in the derivatives
+    View y                         # the result
+    View mask
+    View target
+    View upstream                  # gradient of the loss, one a row
+    View row_loss                  # reduction "none": where each row's loss goes
     double *partial                   # else: SUMS pairs a chunk of rows or a tile: sums of losses and what they lost
     Loss loss
 
@@ -122,37 +122,37 @@ cdef inline bint is_loss(int operation) noexcept nogil:
     return operation == CROSS_ENTROPY or operation == CROSS_ENTROPY_GRAD
 
 
-cdef inline void init_job(Job *job, int operation, double temperature, bint wide) noexcept nogil:
-    """OUT `job`: what to compute, on nothing yet. The caller sets rows and operands; what is left `choose` sets.
+cdef inline void init_problem(Problem *problem, int operation, double temperature, bint wide) noexcept nogil:
+    """OUT `problem`: what to compute, on nothing yet. The caller sets rows and operands; what is left `choose` sets.
 
     Of an absent operand nothing but its data, which is NULL, means anything. Only losses have weights and sums.
     """
-    job.operation = operation
-    job.temperature = temperature
-    job.wide = wide
-    job.exact = False
-    job.n = job.rows = job.inner = 0
-    job.axis_ndim = job.batch_ndim = 1
-    job.axis_shape = job.batch_shape = NULL
-    job.x.data = job.p.data = job.y.data = job.mask.data = NULL
-    job.target.data = job.upstream.data = job.row_loss.data = NULL
+    problem.operation = operation
+    problem.temperature = temperature
+    problem.wide = wide
+    problem.exact = False
+    problem.n = problem.rows = problem.inner = 0
+    problem.axis_ndim = problem.batch_ndim = 1
+    problem.axis_shape = problem.batch_shape = NULL
+    problem.x.data = problem.p.data = problem.y.data = problem.mask.data = NULL
+    problem.target.data = problem.upstream.data = problem.row_loss.data = NULL
     if is_loss(operation):
-        job.partial = NULL
-        job.loss.weight = NULL
-        job.loss.ignore_index = 0
-        job.loss.smoothing = 0
-        job.loss.indices = False
-        job.loss.scale = 1
-        job.loss.exponent = 0
+        problem.partial = NULL
+        problem.loss.weight = NULL
+        problem.loss.ignore_index = 0
+        problem.loss.smoothing = 0
+        problem.loss.indices = False
+        problem.loss.scale = 1
+        problem.loss.exponent = 0
 
 
-cdef inline void set_rows(Job *job, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
+cdef inline void set_rows(Problem *problem, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
     """`rows` rows of `n` elements, in two dimensions."""
-    job.rows = job.inner = rows
-    job.n = n
+    problem.rows = problem.inner = rows
+    problem.n = n
 
 
-cdef inline void set_operand(Operand *o, int storage, const void *data, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
+cdef inline void set_view(View *o, int storage, const void *data, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
     """An operand in two dimensions: bytes from row to row, and from one element of a row to the next."""
     o.data = <char *> data
     o.storage = storage
@@ -181,7 +181,7 @@ cdef inline bint needs_doubles(int operation, double temperature) noexcept nogil
     return not least_temperature(operation, 1e-30) < temperature < 1e30
 
 
-# What a level offers. A kernel works on units [begin, end) in scratch of scratch_bytes(job); it owns no
+# What a level offers. A kernel works on units [begin, end) in scratch of scratch_bytes(problem); it owns no
 # thread and no memory. A long row is taken in two passes over its blocks, with the statistics of all blocks
 # (STATS doubles each) between them.
 cdef enum:
@@ -232,17 +232,17 @@ cdef enum:
     SPLIT_BLOCKS = 32             # blocks of a split row that a thread takes at a time
 
 
-cdef inline bint is_small(const Job *job) noexcept nogil:
-    return job.rows * job.n < SMALL_ELEMENTS
+cdef inline bint is_small(const Problem *problem) noexcept nogil:
+    return problem.rows * problem.n < SMALL_ELEMENTS
 
 
-ctypedef void (*RunFn)(const Job *, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil
+ctypedef void (*RunFn)(const Problem *, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil
 ctypedef bint (*SingleFn)(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
                           double temperature) noexcept nogil
-ctypedef Py_ssize_t (*ScratchFn)(const Job *) noexcept nogil
-ctypedef void (*BlocksFn)(const Job *, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
+ctypedef Py_ssize_t (*ScratchFn)(const Problem *) noexcept nogil
+ctypedef void (*BlocksFn)(const Problem *, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
                           char *scratch) noexcept nogil
-ctypedef void (*FinishFn)(const Job *, Py_ssize_t row, double *stats) noexcept nogil
+ctypedef void (*FinishFn)(const Problem *, Py_ssize_t row, double *stats) noexcept nogil
 
 cdef struct Kernels:
     int lanes                         # of a vector
@@ -254,7 +254,7 @@ cdef struct Kernels:
     Py_ssize_t pending_least          # beyond this, ...
     Py_ssize_t pending_most[OPERATIONS]    # ... up to this, results are pending until a later row is exponentiated
     RunFn run
-    SingleFn single                   # a single row, without a job or scratch; False if its values need `run`
+    SingleFn single                   # a single row, without a problem or scratch; False if its values need `run`
     ScratchFn scratch_bytes
     Py_ssize_t block_scratch          # bytes of scratch that measure and write work in
     BlocksFn measure                  # first pass over blocks [begin, end) of one long row
@@ -263,7 +263,7 @@ cdef struct Kernels:
 
 
 cdef inline bint is_single_row(const Kernels *kernels, int operation, Py_ssize_t n, double temperature) noexcept nogil:
-    """One direct row is a single row, for which the kernel needs no scratch: a call asks before it makes a job."""
+    """One direct row is a single row, for which the kernel needs no scratch: a call asks before it makes a problem."""
     return n <= kernels.single_most[operation] and (temperature == 1 or is_derivative(operation))
 
 

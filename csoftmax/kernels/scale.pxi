@@ -12,13 +12,13 @@ cdef enum:
 
 # ----------------------------------------------------------------------------------- extreme temperatures
 
-cdef inline double inner_temperature(const Job *job) noexcept nogil:
+cdef inline double inner_temperature(const Problem *problem) noexcept nogil:
     # what the kernels work with
-    if not job.rescaled:
-        return job.temperature
-    if is_derivative(job.operation):
+    if not problem.rescaled:
+        return problem.temperature
+    if is_derivative(problem.operation):
         return ldexp(1, -LIFTED)
-    return ldexp(job.temperature, RAISED if job.temperature < 1 else LOWERED)
+    return ldexp(problem.temperature, RAISED if problem.temperature < 1 else LOWERED)
 
 
 cdef void rescale_logits(real *x, Py_ssize_t n, Py_ssize_t step, double t) noexcept nogil:
@@ -55,27 +55,27 @@ cdef int rescale_gradient(real *g, Py_ssize_t n, Py_ssize_t step) noexcept nogil
     return exponent
 
 
-cdef void rescale(const Job *job, real *x, Py_ssize_t rows, Py_ssize_t pitch, Py_ssize_t step,
+cdef void rescale(const Problem *problem, real *x, Py_ssize_t rows, Py_ssize_t pitch, Py_ssize_t step,
                   Py_ssize_t *exponents) noexcept nogil:
     # staged rows, "pitch" apart, with elements "step" apart, for inner_temperature
     cdef Py_ssize_t r
     for r in range(rows):
-        if is_derivative(job.operation):
-            exponents[r] = rescale_gradient(x + r * pitch, job.n, step)
+        if is_derivative(problem.operation):
+            exponents[r] = rescale_gradient(x + r * pitch, problem.n, step)
         else:
-            rescale_logits(x + r * pitch, job.n, step, job.temperature)
+            rescale_logits(x + r * pitch, problem.n, step, problem.temperature)
 
 
-cdef void scale_back(const Job *job, real *y, Py_ssize_t rows, Py_ssize_t pitch, Py_ssize_t step,
+cdef void scale_back(const Problem *problem, real *y, Py_ssize_t rows, Py_ssize_t pitch, Py_ssize_t step,
                      const Py_ssize_t *exponents) noexcept nogil:
     # derivatives in place of what rescale was given: what is left of the temperature is divided by
     cdef int exponent = 0
-    cdef double t = frexp(job.temperature, &exponent)
+    cdef double t = frexp(problem.temperature, &exponent)
     cdef Py_ssize_t r, i
-    if not is_derivative(job.operation):
+    if not is_derivative(problem.operation):
         return
     for r in range(rows):
-        for i in range(job.n):
+        for i in range(problem.n):
             y[r * pitch + i * step] = <real> ldexp(y[r * pitch + i * step] / t,
                                                    -LIFTED - exponent - <int> exponents[r])
 
@@ -113,11 +113,11 @@ cdef double scaled_product(double a, double b, int64_t exponent) noexcept nogil:
     return power_times(a, exponent)
 
 
-cdef double target_weight_times(const Job *job, const real *probabilities, Py_ssize_t c, double factor,
+cdef double target_weight_times(const Problem *problem, const real *probabilities, Py_ssize_t c, double factor,
                                 int64_t exponent) noexcept nogil:
     # target_weight times factor 2^exponent, whatever that itself would be
-    cdef double target = significand(unweighted_target(job, probabilities, c), &exponent)
-    target *= significand(class_weight(job, c), &exponent)
+    cdef double target = significand(unweighted_target(problem, probabilities, c), &exponent)
+    target *= significand(class_weight(problem, c), &exponent)
     return power_times(target * factor, exponent)
 
 
@@ -130,67 +130,67 @@ cdef inline bint row_is_ordinary(const Losses *l, Py_ssize_t i) noexcept nogil:
     return is_ordinary(l.whole[i]) & is_ordinary(l.upstream[i]) & (l.dot[i] < INFINITY)
 
 
-cdef inline bint scale_is_ordinary(const Job *job) noexcept nogil:
-    return job.loss.exponent == 0 and is_ordinary(job.loss.scale)
+cdef inline bint scale_is_ordinary(const Problem *problem) noexcept nogil:
+    return problem.loss.exponent == 0 and is_ordinary(problem.loss.scale)
 
 
-cdef bint all_ordinary(const Job *job, const Losses *l) noexcept nogil:
+cdef bint all_ordinary(const Problem *problem, const Losses *l) noexcept nogil:
     # of the losses' rows: no power of two needs to be taken out
-    cdef bint ordinary = scale_is_ordinary(job)
+    cdef bint ordinary = scale_is_ordinary(problem)
     cdef Py_ssize_t i
-    if job.loss.weight == NULL and not is_spread(job) and job.upstream.data == NULL:
+    if problem.loss.weight == NULL and not is_spread(problem) and problem.upstream.data == NULL:
         return ordinary
     for i in range(l.rows):
         ordinary &= row_is_ordinary(l, i)
     return ordinary
 
 
-cdef int64_t largest_target(const Job *job, const real *probabilities) noexcept nogil:
+cdef int64_t largest_target(const Problem *problem, const real *probabilities) noexcept nogil:
     # the largest exponent of a finite part of q
     cdef int64_t largest = -INFINITE, exponent
     cdef double product
     cdef Py_ssize_t c
-    for c in range(job.n):
+    for c in range(problem.n):
         exponent = 0
-        product = significand(unweighted_target(job, probabilities, c), &exponent)
-        product *= significand(class_weight(job, c), &exponent)
+        product = significand(unweighted_target(problem, probabilities, c), &exponent)
+        product *= significand(class_weight(problem, c), &exponent)
         if 0 < fabs(product) < INFINITY and exponent > largest:
             largest = exponent
     return largest
 
 
-cdef void scale_targets(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l,
+cdef void scale_targets(const Problem *problem, Py_ssize_t row, Py_ssize_t i, const Losses *l,
                         real *probabilities) noexcept nogil:
     # powers of two out of weight, whole and dot of one of the losses' rows
-    cdef double own = 1 - job.loss.smoothing, weight
+    cdef double own = 1 - problem.loss.smoothing, weight
     cdef int64_t exponent = 0, largest = -INFINITE
-    if job.loss.indices:
-        weight = own * significand(class_weight(job, l.target[i]), &exponent)
+    if problem.loss.indices:
+        weight = own * significand(class_weight(problem, l.target[i]), &exponent)
         if 0 < fabs(weight) < INFINITY:
             largest = exponent
-    if is_spread(job):
-        gather_target(job, row + i, probabilities)
-        exponent = largest_target(job, probabilities)
+    if is_spread(problem):
+        gather_target(problem, row + i, probabilities)
+        exponent = largest_target(problem, probabilities)
         largest = (exponent if exponent > largest else largest) + ROOM
     # all are 0, or not finite
     exponent = largest if largest > -INFINITE + ROOM else 0
     l.whole[i] = l.dot[i] = 0
-    if job.loss.indices:
-        l.whole[i] = scaled_product(own, class_weight(job, l.target[i]), -exponent)
+    if problem.loss.indices:
+        l.whole[i] = scaled_product(own, class_weight(problem, l.target[i]), -exponent)
     l.weight[i] = l.whole[i]
-    if is_spread(job):
-        spread_target(job, l.x + i * l.x_pitch, l.x_step, probabilities, &exponent, l.whole + i, l.dot + i)
+    if is_spread(problem):
+        spread_target(problem, l.x + i * l.x_pitch, l.x_step, probabilities, &exponent, l.whole + i, l.dot + i)
     l.loss_exponent[i] = exponent
 
 
-cdef void scale_upstream(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l) noexcept nogil:
+cdef void scale_upstream(const Problem *problem, Py_ssize_t row, Py_ssize_t i, const Losses *l) noexcept nogil:
     # out of what the gradient of one of the losses' rows is multiplied by, as far as the kernels need it
-    cdef int64_t exponent = job.loss.exponent + l.loss_exponent[i], within
+    cdef int64_t exponent = problem.loss.exponent + l.loss_exponent[i], within
     cdef int64_t most = MOST_COEFFICIENT if sizeof(real) == sizeof(double) else MOST_FLOAT
-    cdef double upstream = significand(job.loss.scale, &exponent)
-    if job.upstream.data != NULL:
-        upstream *= significand((<const double *> batch_at(job, &job.upstream, row + i))[0], &exponent)
-    if l.whole[i] == 0 and not is_spread(job) and not isnan(upstream):
+    cdef double upstream = significand(problem.loss.scale, &exponent)
+    if problem.upstream.data != NULL:
+        upstream *= significand((<const double *> batch_at(problem, &problem.upstream, row + i))[0], &exponent)
+    if l.whole[i] == 0 and not is_spread(problem) and not isnan(upstream):
         # of weight 0, which counts for nothing: infinity times 0 is 0
         upstream = 0
     if fabs(upstream) == INFINITY:
@@ -204,17 +204,17 @@ cdef void scale_upstream(const Job *job, Py_ssize_t row, Py_ssize_t i, const Los
     l.grad_exponent[i] = exponent - within
 
 
-cdef void scale_loss(const Job *job, Py_ssize_t row, Py_ssize_t i, const Losses *l,
+cdef void scale_loss(const Problem *problem, Py_ssize_t row, Py_ssize_t i, const Losses *l,
                      real *probabilities) noexcept nogil:
     # An ordinary row stays as it is, whatever stands beside it, so that its bits depend on nothing but the row.
     l.loss_exponent[i] = l.grad_exponent[i] = 0
-    if scale_is_ordinary(job) and row_is_ordinary(l, i):
+    if scale_is_ordinary(problem) and row_is_ordinary(l, i):
         return
-    if job.loss.indices and l.target[i] < 0:
+    if problem.loss.indices and l.target[i] < 0:
         l.upstream[i] = 0
         return
-    scale_targets(job, row, i, l, probabilities)
-    scale_upstream(job, row, i, l)
+    scale_targets(problem, row, i, l, probabilities)
+    scale_upstream(problem, row, i, l)
 
 
 cdef double scaled_loss(const Losses *l, Py_ssize_t i, int64_t *exponent) noexcept nogil:
@@ -254,7 +254,7 @@ cdef void sum_by_size(const Losses *l, double *partial) noexcept nogil:
         add_part(loss, partial + 2 * which, partial + 2 * which + 1)
 
 
-cdef void scale_gradients(const Job *job, const Losses *l) noexcept nogil:
+cdef void scale_gradients(const Problem *problem, const Losses *l) noexcept nogil:
     # the powers of two are put back
     cdef real *y
     cdef Py_ssize_t i, c
@@ -262,5 +262,5 @@ cdef void scale_gradients(const Job *job, const Losses *l) noexcept nogil:
         if l.grad_exponent[i] == 0:
             continue
         y = l.y + i * l.y_pitch
-        for c in range(job.n):
+        for c in range(problem.n):
             y[c * l.y_step] = <real> power_times(y[c * l.y_step], l.grad_exponent[i])

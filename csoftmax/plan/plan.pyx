@@ -1,4 +1,4 @@
-"""From Python arguments to a job: checks them, finds axes, types and memory order, makes the result, and has
+"""From Python arguments to a problem: checks them, finds axes, types and memory order, makes the result, and has
 a strategy chosen. The only place where an array is ever copied, and only because it overlaps the result.
 """
 
@@ -22,8 +22,8 @@ from csoftmax.plan import errors as _advice
 from csoftmax.runtime cimport core as _core
 from csoftmax.kernels.problem cimport (
     COLUMN_TILES, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, MAX_DIMS,
-    OPERANDS, SOFTMAX, SOFTMAX_GRAD, SUM_STEP, SUMS, Job, Layout, Operand, init_job, loss_chunk, needs_doubles,
-    set_operand, set_rows,
+    OPERANDS, SOFTMAX, SOFTMAX_GRAD, SUM_STEP, SUMS, Problem, Layout, View, init_problem, loss_chunk, needs_doubles,
+    set_view, set_rows,
 )
 from csoftmax.plan.strategy cimport choose_direct_for_call, choose_for_call, described, item_size
 
@@ -247,7 +247,7 @@ cdef cnp.ndarray as_mask(object where, cnp.ndarray a, name):
 
 # ----------------------------------------------------------------------------------------------- operands
 
-cdef int set_array(Operand *o, cnp.ndarray a) except -1:
+cdef int set_array(View *o, cnp.ndarray a) except -1:
     """The array's memory; its strides are for `lay_out` to set."""
     o.data = <char *> cnp.PyArray_DATA(a)
     o.storage = storage_of(a.dtype)
@@ -388,59 +388,59 @@ cdef int compared(int d, int other, Py_ssize_t[MAX_DIMS] *strides, int arrays) n
 
 # -------------------------------------------------------------------------------------------- memory walk
 
-cdef int lay_out(Job *job, Layout *layout, cnp.ndarray shaped, const Axes *axes, list operands) except -1:
-    """Dimensions, those of `shaped`, and strides of the job, which points into `layout` where it has more than two.
+cdef int lay_out(Problem *problem, Layout *layout, cnp.ndarray shaped, const Axes *axes, list operands) except -1:
+    """Dimensions, those of `shaped`, and strides of the problem, which points into `layout` where it has more than two.
 
     `operands`: for x, p, y, mask, target, upstream and row_loss an array or None, which those at the end need not be
     told. Batch dimensions go from the largest stride to the smallest and are merged where all operands allow;
     reduced ones keep their order, since the order of a sum decides its last bits.
     """
-    cdef Operand *into[OPERANDS]
+    cdef View *into[OPERANDS]
     cdef Py_ssize_t strides[OPERANDS][MAX_DIMS]
     cdef int order[MAX_DIMS]
     cdef int i, k, d, batch, ndim = shaped.ndim
-    into[:] = [&job.x, &job.p, &job.y, &job.mask, &job.target, &job.upstream, &job.row_loss]
+    into[:] = [&problem.x, &problem.p, &problem.y, &problem.mask, &problem.target, &problem.upstream, &problem.row_loss]
     for k in range(len(operands)):
         if operands[k] is not None:
             set_array(into[k], operands[k])
             spread(operands[k], axes, ndim, k == MASK, strides[k])
-    batch = order_batch(shaped, axes, strides[2 if job.y.data != NULL and job.operation != LOGSUMEXP else 0],
+    batch = order_batch(shaped, axes, strides[2 if problem.y.data != NULL and problem.operation != LOGSUMEXP else 0],
                         strides[0], order)
-    job.n = job.rows = 1
-    job.batch_ndim = job.axis_ndim = 0
+    problem.n = problem.rows = 1
+    problem.batch_ndim = problem.axis_ndim = 0
     for i in range(batch):
         d = order[i]
-        job.rows *= cnp.PyArray_DIM(shaped, d)
-        add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.batch_ndim, layout.batch_shape,
+        problem.rows *= cnp.PyArray_DIM(shaped, d)
+        add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &problem.batch_ndim, layout.batch_shape,
                       layout.batch)
     for d in range(ndim):
         if axes.reduced[d]:
-            job.n *= cnp.PyArray_DIM(shaped, d)
+            problem.n *= cnp.PyArray_DIM(shaped, d)
             if cnp.PyArray_DIM(shaped, d) > 1:
-                add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &job.axis_ndim, layout.axis_shape,
+                add_dimension(into, strides, d, cnp.PyArray_DIM(shaped, d), &problem.axis_ndim, layout.axis_shape,
                               layout.axis)
-    point_into(job, into, layout)
+    point_into(problem, into, layout)
     return 0
 
 
-cdef void point_into(Job *job, Operand **into, Layout *layout) noexcept:
-    """The innermost dimensions become the job's own; a job without any has one row, or rows of one element."""
+cdef void point_into(Problem *problem, View **into, Layout *layout) noexcept:
+    """The innermost dimensions become the problem's own; a problem without any has one row, or rows of one element."""
     cdef int k
     for k in range(OPERANDS):
         if into[k].data != NULL:
-            into[k].row = layout.batch[k][job.batch_ndim - 1] if job.batch_ndim else 0
-            into[k].step = layout.axis[k][job.axis_ndim - 1] if job.axis_ndim else item_size(into[k].storage)
-            into[k].batch = layout.batch[k] if job.batch_ndim > 1 else NULL
-            into[k].axis = layout.axis[k] if job.axis_ndim > 1 else NULL
-    job.inner = layout.batch_shape[job.batch_ndim - 1] if job.batch_ndim else 1
-    job.batch_shape = layout.batch_shape if job.batch_ndim > 1 else NULL
-    job.axis_shape = layout.axis_shape if job.axis_ndim > 1 else NULL
-    job.batch_ndim = max(job.batch_ndim, 1)
-    job.axis_ndim = max(job.axis_ndim, 1)
+            into[k].row = layout.batch[k][problem.batch_ndim - 1] if problem.batch_ndim else 0
+            into[k].step = layout.axis[k][problem.axis_ndim - 1] if problem.axis_ndim else item_size(into[k].storage)
+            into[k].batch = layout.batch[k] if problem.batch_ndim > 1 else NULL
+            into[k].axis = layout.axis[k] if problem.axis_ndim > 1 else NULL
+    problem.inner = layout.batch_shape[problem.batch_ndim - 1] if problem.batch_ndim else 1
+    problem.batch_shape = layout.batch_shape if problem.batch_ndim > 1 else NULL
+    problem.axis_shape = layout.axis_shape if problem.axis_ndim > 1 else NULL
+    problem.batch_ndim = max(problem.batch_ndim, 1)
+    problem.axis_ndim = max(problem.axis_ndim, 1)
 
 
 cdef void spread(cnp.ndarray a, const Axes *axes, int ndim, bint align, Py_ssize_t *strides) noexcept:
-    """Strides over the job's dimensions. `a` may lack the reduced ones, or all; if it aligns, leading ones."""
+    """Strides over the problem's dimensions. `a` may lack the reduced ones, or all; if it aligns, leading ones."""
     cdef int d, i = 0, missing = ndim - a.ndim
     for d in range(ndim):
         if d < missing if align or a.ndim == 0 else missing and axes.reduced[d]:
@@ -471,7 +471,7 @@ cdef inline Py_ssize_t size_of(Py_ssize_t stride) noexcept:
     return -stride if stride < 0 else stride
 
 
-cdef void add_dimension(Operand **into, Py_ssize_t[MAX_DIMS] *strides, int d, Py_ssize_t size, int *ndim,
+cdef void add_dimension(View **into, Py_ssize_t[MAX_DIMS] *strides, int d, Py_ssize_t size, int *ndim,
                         Py_ssize_t *shape, Py_ssize_t[MAX_DIMS] *laid) noexcept:
     """Adds dimension `d` to those that are laid: to the last one, if it goes on where that one ends in all operands."""
     cdef int k, last = ndim[0] - 1
@@ -511,41 +511,41 @@ cdef inline Py_ssize_t rows_of(cnp.ndarray a) noexcept:
     return rows
 
 
-cdef int run_or_explain(const Job *job, dict explained) except -1:
-    """Runs a job; or tells `explained`, unless that is None, what has been chosen for it."""
+cdef int run_or_explain(const Problem *problem, dict explained) except -1:
+    """Runs a problem; or tells `explained`, unless that is None, what has been chosen for it."""
     if explained is None:
-        return _core.run(job)
-    explained.update(described(job))
+        return _core.run(problem)
+    explained.update(described(problem))
     return 0
 
 
 cdef int run_plain(int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y, int number, double temperature,
                    dict explained) except -1:
-    """Rows of plain arrays: nothing to find out. A small call is over before it has a job."""
-    cdef Job job
+    """Rows of plain arrays: nothing to find out. A small call is over before it has a problem."""
+    cdef Problem problem
     cdef Py_ssize_t n = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1), rows = rows_of(x)
     cdef bint wide = number == cnp.NPY_FLOAT64
     if explained is not None:
-        plain_job(&job, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
-        choose_direct_for_call(&job)
-        return run_or_explain(&job, explained)
+        plain_problem(&problem, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
+        choose_direct_for_call(&problem)
+        return run_or_explain(&problem, explained)
     if rows == 1 and _core.run_single(operation, cnp.PyArray_DATA(x), NULL if p is None else cnp.PyArray_DATA(p),
                                       cnp.PyArray_DATA(y), n, temperature, wide):
         return 0
-    plain_job(&job, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
-    choose_direct_for_call(&job)
-    return _core.run(&job)
+    plain_problem(&problem, operation, x, p, y, temperature, n, rows, 8 if wide else 4)
+    choose_direct_for_call(&problem)
+    return _core.run(&problem)
 
 
-cdef void plain_job(Job *job, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y,
+cdef void plain_problem(Problem *problem, int operation, cnp.ndarray x, cnp.ndarray p, cnp.ndarray y,
                         double temperature, Py_ssize_t n, Py_ssize_t rows, Py_ssize_t size) noexcept:
     cdef int storage = CSM_F64 if size == 8 else CSM_F32
-    init_job(job, operation, temperature, size == 8)
-    set_rows(job, rows, n)
-    set_operand(&job.x, storage, cnp.PyArray_DATA(x), n * size, size)
-    set_operand(&job.y, storage, cnp.PyArray_DATA(y), size if operation == LOGSUMEXP else n * size, size)
+    init_problem(problem, operation, temperature, size == 8)
+    set_rows(problem, rows, n)
+    set_view(&problem.x, storage, cnp.PyArray_DATA(x), n * size, size)
+    set_view(&problem.y, storage, cnp.PyArray_DATA(y), size if operation == LOGSUMEXP else n * size, size)
     if p is not None:
-        set_operand(&job.p, storage, cnp.PyArray_DATA(p), n * size, size)
+        set_view(&problem.p, storage, cnp.PyArray_DATA(p), n * size, size)
 
 
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -589,9 +589,9 @@ cdef inline double plain_temperature(int operation, object temperature) noexcept
 
 
 cpdef forward(int operation, x, axis, temperature, where, out, dtype, dict explained=None):
-    """softmax or log_softmax. A dict `explained`, here and below, is told only how the job would be run."""
+    """softmax or log_softmax. A dict `explained`, here and below, is told only how the problem would be run."""
     cdef object _caller_mode
-    cdef Job job
+    cdef Problem problem
     cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
@@ -622,18 +622,18 @@ cpdef forward(int operation, x, axis, temperature, where, out, dtype, dict expla
             mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(a) == 0:
         return y
-    init_job(&job, operation, t, is_wide(a.dtype) or is_wide(result) or needs_doubles(operation, t))
-    job.exact = needs_exact_shift(a)
-    lay_out(&job, &layout, a, &axes, [a, None, y, mask])
-    choose_for_call(&job)
-    run_or_explain(&job, explained)
+    init_problem(&problem, operation, t, is_wide(a.dtype) or is_wide(result) or needs_doubles(operation, t))
+    problem.exact = needs_exact_shift(a)
+    lay_out(&problem, &layout, a, &axes, [a, None, y, mask])
+    choose_for_call(&problem)
+    run_or_explain(&problem, explained)
     return y
 
 
 cpdef logsumexp(x, axis, where, keepdims, out, dtype, dict explained=None):
     """log of the sum of exponentials over `axis`."""
     cdef object _caller_mode
-    cdef Job job
+    cdef Problem problem
     cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray a, y, mask = None
@@ -663,18 +663,18 @@ cpdef logsumexp(x, axis, where, keepdims, out, dtype, dict explained=None):
         if explained is None:
             y[...] = -np.inf
     else:
-        init_job(&job, LOGSUMEXP, 1, is_wide(a.dtype) or is_wide(result))
-        job.exact = needs_exact_shift(a)
-        lay_out(&job, &layout, a, &axes, [a, None, y, mask])
-        choose_for_call(&job)
-        run_or_explain(&job, explained)
+        init_problem(&problem, LOGSUMEXP, 1, is_wide(a.dtype) or is_wide(result))
+        problem.exact = needs_exact_shift(a)
+        lay_out(&problem, &layout, a, &axes, [a, None, y, mask])
+        choose_for_call(&problem)
+        run_or_explain(&problem, explained)
     return y if out is not None or y.ndim else y[()]
 
 
 cpdef backward(int operation, v, output, axis, temperature, where, out, name, dict explained=None):
     """The product of a Jacobian and `v`, called `name`, from the forward's `output`."""
     cdef object _caller_mode
-    cdef Job job
+    cdef Problem problem
     cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray g, p, y, mask = None
@@ -710,10 +710,10 @@ cpdef backward(int operation, v, output, axis, temperature, where, out, name, di
             mask = apart(mask, y, False)
     if cnp.PyArray_SIZE(p) == 0:
         return y
-    init_job(&job, operation, t, is_wide(result) or needs_doubles(operation, t))
-    lay_out(&job, &layout, p, &axes, [g, p, y, mask])
-    choose_for_call(&job)
-    run_or_explain(&job, explained)
+    init_problem(&problem, operation, t, is_wide(result) or needs_doubles(operation, t))
+    lay_out(&problem, &layout, p, &axes, [g, p, y, mask])
+    choose_for_call(&problem)
+    run_or_explain(&problem, explained)
     return y
 
 
@@ -721,7 +721,7 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
                   dict explained=None):
     """The loss, and with `grad` its gradient too, as a pair."""
     cdef object _caller_mode = _core.default_mode()
-    cdef Job job
+    cdef Problem problem
     cdef Layout layout
     cdef Axes axes
     cdef cnp.ndarray a = as_array("logits", logits), t, w, y = None, upstream = None, per_row = None
@@ -757,19 +757,19 @@ def cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, r
             w = None if w is None else apart(w, y, False)
     if reduction == "none":
         per_row = new_losses(a, class_axis, loss_type)
-    init_job(&job, CROSS_ENTROPY_GRAD if grad else CROSS_ENTROPY, 1, wide)
-    job.loss.indices = indices
-    job.loss.smoothing = smoothing
+    init_problem(&problem, CROSS_ENTROPY_GRAD if grad else CROSS_ENTROPY, 1, wide)
+    problem.loss.indices = indices
+    problem.loss.smoothing = smoothing
     # every target is a class or ignored by now, so that any number but a class stands for what none can be
-    job.loss.ignore_index = ignored if INT64_MIN <= ignored <= INT64_MAX else -1
-    job.loss.weight = NULL if w is None else <double *> cnp.PyArray_DATA(w)
-    set_scale(&job, counted if reduction == "mean" else 1, exponent if reduction == "mean" else 0)
+    problem.loss.ignore_index = ignored if INT64_MIN <= ignored <= INT64_MAX else -1
+    problem.loss.weight = NULL if w is None else <double *> cnp.PyArray_DATA(w)
+    set_scale(&problem, counted if reduction == "mean" else 1, exponent if reduction == "mean" else 0)
     total = 0
     if cnp.PyArray_SIZE(a):
-        job.exact = needs_exact_shift(a)
-        lay_out(&job, &layout, a, &axes, [a, None, y, None, t, upstream, per_row])
-        choose_for_call(&job)
-        total = run_loss(&job, &scale) if explained is None else run_or_explain(&job, explained)
+        problem.exact = needs_exact_shift(a)
+        lay_out(&problem, &layout, a, &axes, [a, None, y, None, t, upstream, per_row])
+        choose_for_call(&problem)
+        total = run_loss(&problem, &scale) if explained is None else run_or_explain(&problem, explained)
     if per_row is not None:
         loss = per_row if per_row.ndim else per_row[()]
     else:
@@ -793,43 +793,43 @@ cdef double quotient(double total, double counted, int exponent) noexcept:
     return ldexp(total / counted, exponent + above - below)
 
 
-cdef void set_scale(Job *job, double counted, int exponent) noexcept:
+cdef void set_scale(Problem *problem, double counted, int exponent) noexcept:
     """What the gradient is multiplied by: 1 / (counted 2^exponent), as a number and a power of two if need be."""
     cdef int e = 0
-    job.loss.scale = NAN
-    job.loss.exponent = 0
+    problem.loss.scale = NAN
+    problem.loss.exponent = 0
     if counted == 0:
         return
     if isfinite(counted):
         counted = frexp(counted, &e)
-    job.loss.scale = 1 / counted
-    job.loss.exponent = -e - exponent
-    if -1000 < job.loss.exponent < 1000:
-        job.loss.scale = ldexp(job.loss.scale, job.loss.exponent)
-        job.loss.exponent = 0
+    problem.loss.scale = 1 / counted
+    problem.loss.exponent = -e - exponent
+    if -1000 < problem.loss.exponent < 1000:
+        problem.loss.scale = ldexp(problem.loss.scale, problem.loss.exponent)
+        problem.loss.exponent = 0
 
 
-cdef double run_loss(Job *job, int *exponent) except? -1:
-    """Runs the job; the sum of the losses, unless each has been stored, to be multiplied by a power of two."""
+cdef double run_loss(Problem *problem, int *exponent) except? -1:
+    """Runs the problem; the sum of the losses, unless each has been stored, to be multiplied by a power of two."""
     cdef cnp.npy_intp parts = 0, size, middle = 2 * (SUMS // 2), i
     cdef cnp.ndarray partial
     cdef double *sums
-    if job.row_loss.data == NULL:
-        parts = (job.rows + loss_chunk(job.n) - 1) // loss_chunk(job.n)
-        if job.strategy == COLUMN_TILES:
-            parts = job.units
+    if problem.row_loss.data == NULL:
+        parts = (problem.rows + loss_chunk(problem.n) - 1) // loss_chunk(problem.n)
+        if problem.strategy == COLUMN_TILES:
+            parts = problem.units
     size = parts * 2 * SUMS
     partial = cnp.PyArray_ZEROS(1, &size, cnp.NPY_FLOAT64, 0)
-    job.partial = sums = <double *> cnp.PyArray_DATA(partial)
-    _core.run(job)
+    problem.partial = sums = <double *> cnp.PyArray_DATA(partial)
+    _core.run(problem)
     if not isfinite(sum_of(sums, parts, SUMS // 2)):
         # finite sums may overflow together: on to the next one
         for i in range(parts):
-            sums = job.partial + 2 * SUMS * i
+            sums = problem.partial + 2 * SUMS * i
             if isfinite(sums[middle]):
                 sums[middle + 2] += ldexp(sums[middle], -SUM_STEP)
                 sums[middle] = sums[middle + 1] = 0
-    return join_sums(job.partial, parts, exponent)
+    return join_sums(problem.partial, parts, exponent)
 
 
 cdef double sum_of(const double *sums, Py_ssize_t parts, int which) noexcept:
@@ -1086,18 +1086,18 @@ cdef object no_class(object index, tuple place, Py_ssize_t classes, object ignor
 
 def softmax_rows(const cython.floating[:, ::1] x not None, cython.floating[:, ::1] out not None):
     """Softmax of each row of `x` into `out`, of any objects with buffers: `x` itself, or apart from it."""
-    cdef Job job
+    cdef Problem problem
     cdef Py_ssize_t size = sizeof(cython.floating)
     if x.shape[0] != out.shape[0] or x.shape[1] != out.shape[1]:
         raise ValueError(f"out has shape {(out.shape[0], out.shape[1])}, but x has {(x.shape[0], x.shape[1])}")
     if x.shape[0] == 0 or x.shape[1] == 0:
         return
-    init_job(&job, SOFTMAX, 1, size == 8)
-    set_rows(&job, x.shape[0], x.shape[1])
-    set_operand(&job.x, CSM_F64 if size == 8 else CSM_F32, &x[0, 0], job.n * size, size)
-    set_operand(&job.y, CSM_F64 if size == 8 else CSM_F32, &out[0, 0], job.n * size, size)
-    choose_direct_for_call(&job)
-    _core.run(&job)
+    init_problem(&problem, SOFTMAX, 1, size == 8)
+    set_rows(&problem, x.shape[0], x.shape[1])
+    set_view(&problem.x, CSM_F64 if size == 8 else CSM_F32, &x[0, 0], problem.n * size, size)
+    set_view(&problem.y, CSM_F64 if size == 8 else CSM_F32, &out[0, 0], problem.n * size, size)
+    choose_direct_for_call(&problem)
+    _core.run(&problem)
 
 
 def jacobian(output, axis, out):

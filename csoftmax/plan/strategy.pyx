@@ -1,9 +1,9 @@
-"""How a job is worked on, from its shape, strides, dtypes and threads: the one place where a strategy is chosen.
+"""How a problem is worked on, from its shape, strides, dtypes and threads: the one place where a strategy is chosen.
 
 Short rows are packed, or a single one stays in registers; longer ones are a batch, and long ones are split by their
 blocks where threads would be idle. Where the axis is strided but a batch dimension lies closer, tiles of neighbouring
 columns are swept down the axis. What is not native reals with unit stride is staged, but for 16-bit rows that the
-kernels convert where they lie. The choice is carried in the job, and the kernels and the core obey it. It changes
+kernels convert where they lie. The choice is carried in the problem, and the kernels and the core obey it. It changes
 none of a row's bits, which depend on its length, its dtype and the ISA level alone.
 """
 
@@ -18,8 +18,8 @@ from csoftmax.kernels.problem cimport (
     COLUMN_TILES, CONVERTED, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, FOR_ALIGNMENT, FOR_BYTE_ORDER, FOR_DTYPES,
     FOR_HALVES, FOR_INTEGERS, FOR_MASK, FOR_STRIDES, FOR_TEMPERATURE, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP,
     LOGSUMEXP, NOT_STAGED, OPERANDS, OPERATIONS, PACKED_ROWS, ROW_BATCH, SINGLE_ROW, SOFTMAX, SOFTMAX_GRAD,
-    SPLIT_BLOCKS, SPLIT_ROW, STAGED, WAVE_ELEMENTS, Job, Kernels, Operand, is_extreme, is_loss, is_single_row, is_small,
-    loss_chunk,
+    SPLIT_BLOCKS, SPLIT_ROW, STAGED, WAVE_ELEMENTS, Kernels, Problem, View, is_extreme, is_loss, is_single_row,
+    is_small, loss_chunk,
 )
 from csoftmax.runtime.core cimport effective_threads, useful_threads
 from csoftmax.runtime.dispatch cimport kernels_for
@@ -76,7 +76,7 @@ cdef Py_ssize_t item_size(int storage) noexcept nogil:
     return 8
 
 
-cdef int dtype_reason(const Operand *o, bint wide) noexcept nogil:
+cdef int dtype_reason(const View *o, bint wide) noexcept nogil:
     """Why the operand's dtype is not that of the arithmetic, or NOT_STAGED."""
     cdef int kind = o.storage & ~CSM_SWAPPED
     if o.data == NULL or o.storage == (CSM_F64 if wide else CSM_F32):
@@ -88,73 +88,73 @@ cdef int dtype_reason(const Operand *o, bint wide) noexcept nogil:
     return FOR_INTEGERS
 
 
-cdef inline Py_ssize_t batch_stride(const Job *job, const Operand *o, int d) noexcept nogil:
-    return o.row if d == job.batch_ndim - 1 else o.batch[d]
+cdef inline Py_ssize_t batch_stride(const Problem *problem, const View *o, int d) noexcept nogil:
+    return o.row if d == problem.batch_ndim - 1 else o.batch[d]
 
 
-cdef bint is_aligned(const Job *job, const Operand *o, Py_ssize_t size) noexcept nogil:
+cdef bint is_aligned(const Problem *problem, const View *o, Py_ssize_t size) noexcept nogil:
     """The operand lies at a multiple of `size`, and its strides are such multiples."""
     cdef int d
     if o.data == NULL:
         return True
     if <uintptr_t> o.data & (size - 1):
         return False
-    for d in range(job.batch_ndim):
-        if batch_stride(job, o, d) & (size - 1):
+    for d in range(problem.batch_ndim):
+        if batch_stride(problem, o, d) & (size - 1):
             return False
-    for d in range(job.axis_ndim - 1):
+    for d in range(problem.axis_ndim - 1):
         if o.axis[d] & (size - 1):
             return False
     return o.step & (size - 1) == 0
 
 
-cdef inline bint unit_axis(const Operand *o) noexcept nogil:
+cdef inline bint unit_axis(const View *o) noexcept nogil:
     return o.data == NULL or o.step == item_size(o.storage)
 
 
-cdef inline bint unit_batch(const Job *job, const Operand *o, int d) noexcept nogil:
-    return o.data == NULL or batch_stride(job, o, d) == item_size(o.storage)
+cdef inline bint unit_batch(const Problem *problem, const View *o, int d) noexcept nogil:
+    return o.data == NULL or batch_stride(problem, o, d) == item_size(o.storage)
 
 
-cdef bint unit_across(const Job *job, int d) noexcept nogil:
+cdef bint unit_across(const Problem *problem, int d) noexcept nogil:
     """Neighbours along batch dimension `d` are neighbours in memory."""
-    return (unit_batch(job, &job.x, d) and unit_batch(job, &job.p, d)
-            and unit_batch(job, &job.y, d))
+    return (unit_batch(problem, &problem.x, d) and unit_batch(problem, &problem.p, d)
+            and unit_batch(problem, &problem.y, d))
 
 
 cdef inline Py_ssize_t distance(Py_ssize_t stride) noexcept nogil:
     return stride if stride >= 0 else -stride
 
 
-cdef int columns_dimension(const Job *job) noexcept nogil:
+cdef int columns_dimension(const Problem *problem) noexcept nogil:
     """The batch dimension whose neighbours are to be neighbouring columns, or -1: the last one with unit strides, else
     the one that lies closest, if it lies closer than the axis does.
     """
     cdef int d, closest = -1
     cdef Py_ssize_t stride, least = 0
-    for d in range(job.batch_ndim - 1, -1, -1):
-        if (job.inner if d == job.batch_ndim - 1 else job.batch_shape[d]) < NARROW:
+    for d in range(problem.batch_ndim - 1, -1, -1):
+        if (problem.inner if d == problem.batch_ndim - 1 else problem.batch_shape[d]) < NARROW:
             continue
-        if unit_across(job, d):
+        if unit_across(problem, d):
             return d
-        stride = distance(batch_stride(job, &job.x, d))
+        stride = distance(batch_stride(problem, &problem.x, d))
         if stride != 0 and (closest < 0 or stride < least):
             closest = d
             least = stride
-    if closest >= 0 and least < distance(job.x.step):
+    if closest >= 0 and least < distance(problem.x.step):
         return closest
     return -1
 
 
-cdef void make_last(Job *job, int d) noexcept nogil:
+cdef void make_last(Problem *problem, int d) noexcept nogil:
     """Batch dimension `d` becomes the innermost one."""
-    cdef int j, last = job.batch_ndim - 1
-    cdef Operand *operands[OPERANDS]
+    cdef int j, last = problem.batch_ndim - 1
+    cdef View *operands[OPERANDS]
     if d == last:
         return
-    operands[:] = [&job.x, &job.p, &job.y, &job.mask, &job.target, &job.upstream,
-                   &job.row_loss]
-    job.inner = move_last(job.batch_shape, d, last)
+    operands[:] = [&problem.x, &problem.p, &problem.y, &problem.mask, &problem.target, &problem.upstream,
+                   &problem.row_loss]
+    problem.inner = move_last(problem.batch_shape, d, last)
     for j in range(OPERANDS):
         if operands[j].data != NULL:
             operands[j].row = move_last(operands[j].batch, d, last)
@@ -170,134 +170,134 @@ cdef Py_ssize_t move_last(Py_ssize_t *sizes, int d, int last) noexcept nogil:
     return size
 
 
-cdef int staged_for(const Job *job, bint unit) noexcept nogil:
+cdef int staged_for(const Problem *problem, bint unit) noexcept nogil:
     """Why rows or columns cannot be read and written where they lie, or NOT_STAGED; `unit`: they lie at unit stride."""
-    cdef Py_ssize_t size = 8 if job.wide else 4
-    cdef int reason = dtype_reason(&job.x, job.wide)
+    cdef Py_ssize_t size = 8 if problem.wide else 4
+    cdef int reason = dtype_reason(&problem.x, problem.wide)
     if reason == NOT_STAGED:
-        reason = dtype_reason(&job.p, job.wide)
+        reason = dtype_reason(&problem.p, problem.wide)
     if reason == NOT_STAGED:
-        reason = dtype_reason(&job.y, job.wide)
+        reason = dtype_reason(&problem.y, problem.wide)
     if reason != NOT_STAGED:
         return reason
-    if job.mask.data != NULL:
+    if problem.mask.data != NULL:
         return FOR_MASK
-    if is_extreme(job.operation, job.temperature):
+    if is_extreme(problem.operation, problem.temperature):
         return FOR_TEMPERATURE
-    if not (is_aligned(job, &job.x, size) and is_aligned(job, &job.p, size)
-            and is_aligned(job, &job.y, size)):
+    if not (is_aligned(problem, &problem.x, size) and is_aligned(problem, &problem.p, size)
+            and is_aligned(problem, &problem.y, size)):
         return FOR_ALIGNMENT
     return NOT_STAGED if unit else FOR_STRIDES
 
 
-cdef bint are_halves(const Job *job, const Operand *o, int storage) noexcept nogil:
+cdef bint are_halves(const Problem *problem, const View *o, int storage) noexcept nogil:
     """The operand's rows are contiguous 16-bit floats of that storage."""
-    return o.data == NULL or (o.storage == storage and o.step == 2 and is_aligned(job, o, 2))
+    return o.data == NULL or (o.storage == storage and o.step == 2 and is_aligned(problem, o, 2))
 
 
-cdef bint can_convert(const Job *job) noexcept nogil:
+cdef bint can_convert(const Problem *problem) noexcept nogil:
     """Rows of 16-bit floats that the kernels convert where they lie, a block at a time."""
-    cdef const Kernels *kernels = job.kernels
-    cdef int storage = job.x.storage
-    return (kernels.converts[job.operation] and (storage == CSM_F16 or storage == CSM_BF16)
-            and job.n > kernels.short_row and job.axis_ndim == 1 and job.mask.data == NULL
-            and are_halves(job, &job.x, storage) and are_halves(job, &job.p, storage)
-            and (job.operation == LOGSUMEXP or are_halves(job, &job.y, storage)))
+    cdef const Kernels *kernels = problem.kernels
+    cdef int storage = problem.x.storage
+    return (kernels.converts[problem.operation] and (storage == CSM_F16 or storage == CSM_BF16)
+            and problem.n > kernels.short_row and problem.axis_ndim == 1 and problem.mask.data == NULL
+            and are_halves(problem, &problem.x, storage) and are_halves(problem, &problem.p, storage)
+            and (problem.operation == LOGSUMEXP or are_halves(problem, &problem.y, storage)))
 
 
-cdef inline bint streams(const Job *job) noexcept nogil:
+cdef inline bint streams(const Problem *problem) noexcept nogil:
     """Results are stored past the caches: they are stored where they lie, and are larger."""
-    return (job.access == DIRECT and job.y.data != NULL and job.operation != LOGSUMEXP
-            and job.rows * job.n * (8 if job.wide else 4) >= stream_bytes)
+    return (problem.access == DIRECT and problem.y.data != NULL and problem.operation != LOGSUMEXP
+            and problem.rows * problem.n * (8 if problem.wide else 4) >= stream_bytes)
 
 
 # ------------------------------------------------------------------------------------------------------ rows
 
-cdef inline void choose_rows(Job *job) noexcept nogil:
+cdef inline void choose_rows(Problem *problem) noexcept nogil:
     """Of rows whose access is known."""
-    cdef const Kernels *kernels = job.kernels
-    job.width = 1
-    job.exps_in_scratch = False
-    job.units = job.rows
-    job.stream = streams(job)
+    cdef const Kernels *kernels = problem.kernels
+    problem.width = 1
+    problem.exps_in_scratch = False
+    problem.units = problem.rows
+    problem.stream = streams(problem)
     # Rows that are converted are written by themselves.
-    job.pending = (not job.stream and job.access != CONVERTED and job.n > kernels.pending_least
-                   and job.n <= kernels.pending_most[job.operation])
-    if (job.rows == 1 and job.access == DIRECT
-            and is_single_row(kernels, job.operation, job.n, job.temperature)):
-        job.strategy = SINGLE_ROW
-    elif job.n <= kernels.short_row and job.inner >= PACKED_LEAST:
-        job.strategy = PACKED_ROWS
+    problem.pending = (not problem.stream and problem.access != CONVERTED and problem.n > kernels.pending_least
+                       and problem.n <= kernels.pending_most[problem.operation])
+    if (problem.rows == 1 and problem.access == DIRECT
+            and is_single_row(kernels, problem.operation, problem.n, problem.temperature)):
+        problem.strategy = SINGLE_ROW
+    elif problem.n <= kernels.short_row and problem.inner >= PACKED_LEAST:
+        problem.strategy = PACKED_ROWS
     else:
-        job.strategy = ROW_BATCH
+        problem.strategy = ROW_BATCH
 
 
-cdef bint can_split(const Job *job) noexcept nogil:
-    return (job.strategy == ROW_BATCH and job.mask.data == NULL and not job.exact and not job.rescaled
-            and not is_loss(job.operation))
+cdef bint can_split(const Problem *problem) noexcept nogil:
+    return (problem.strategy == ROW_BATCH and problem.mask.data == NULL and not problem.exact and not problem.rescaled
+            and not is_loss(problem.operation))
 
 
-cdef bint choose_split(Job *job, int threads) noexcept nogil:
+cdef bint choose_split(Problem *problem, int threads) noexcept nogil:
     """Splits rows by their blocks where they are long and fewer than threads, or very long."""
-    cdef Py_ssize_t block = job.kernels.block
-    if not can_split(job) or job.n < SPLIT_LEAST or (job.rows >= threads and job.n < SPLIT_ALWAYS):
+    cdef Py_ssize_t block = problem.kernels.block
+    if not can_split(problem) or problem.n < SPLIT_LEAST or (problem.rows >= threads and problem.n < SPLIT_ALWAYS):
         return False
-    job.strategy = SPLIT_ROW
-    if job.access == CONVERTED:
-        job.access = STAGED
-        job.staged = FOR_HALVES
-    job.threads = <int> min(threads, (job.n + block * SPLIT_BLOCKS - 1) // (block * SPLIT_BLOCKS))
+    problem.strategy = SPLIT_ROW
+    if problem.access == CONVERTED:
+        problem.access = STAGED
+        problem.staged = FOR_HALVES
+    problem.threads = <int> min(threads, (problem.n + block * SPLIT_BLOCKS - 1) // (block * SPLIT_BLOCKS))
     return True
 
 
 # --------------------------------------------------------------------------------------------------- columns
 
-cdef void set_width(Job *job, const Means *means) noexcept nogil:
+cdef void set_width(Problem *problem, const Means *means) noexcept nogil:
     """How wide the tiles of columns are: such that their sweeps find them in the cache, where that leaves enough to
     read in a row of them. And whether their exponentials wait in scratch.
     """
-    cdef Py_ssize_t size = 8 if job.wide else 4, line = 64 // size, column = job.n * size, even, fits
-    if job.access != DIRECT:
+    cdef Py_ssize_t size = 8 if problem.wide else 4, line = 64 // size, column = problem.n * size, even, fits
+    if problem.access != DIRECT:
         fits = NEAR_GATHERED_BYTES if means.on_stack else GATHERED_BYTES
-        fits //= column * (2 if job.p.data != NULL else 1)
-        job.width = min(fits, GATHERED_ROW_BYTES // size)
+        fits //= column * (2 if problem.p.data != NULL else 1)
+        problem.width = min(fits, GATHERED_ROW_BYTES // size)
     else:
-        fits = TILE_BYTES // (column * (1 + (job.p.data != NULL) + (job.y.data != NULL)))
-        if fits >= min(TILE_LEAST_BYTES // size, job.inner):
-            job.width = min(fits, TILE_MOST_BYTES // size)
-            job.exps_in_scratch = (not means.on_stack
-                                       and (job.operation == SOFTMAX or job.operation == CROSS_ENTROPY_GRAD)
-                                       and (job.y.step % RIVAL_BYTES == 0
-                                            or job.inner * size < TILE_LEAST_BYTES))
+        fits = TILE_BYTES // (column * (1 + (problem.p.data != NULL) + (problem.y.data != NULL)))
+        if fits >= min(TILE_LEAST_BYTES // size, problem.inner):
+            problem.width = min(fits, TILE_MOST_BYTES // size)
+            problem.exps_in_scratch = (not means.on_stack
+                                       and (problem.operation == SOFTMAX or problem.operation == CROSS_ENTROPY_GRAD)
+                                       and (problem.y.step % RIVAL_BYTES == 0
+                                            or problem.inner * size < TILE_LEAST_BYTES))
         else:
             # whoever waits for Ctrl-C waits for a tile
-            job.width = min(SWEEP_ROW_BYTES // size, SWEEP_ELEMENTS // job.n)
+            problem.width = min(SWEEP_ROW_BYTES // size, SWEEP_ELEMENTS // problem.n)
     if means.on_stack:
-        job.width = min(job.width, NEAR_ROW_BYTES // size)
-    if is_loss(job.operation):
+        problem.width = min(problem.width, NEAR_ROW_BYTES // size)
+    if is_loss(problem.operation):
         # losses are summed by tiles, which no thread count may move
-        job.width = min(job.width, TILE_LEAST_BYTES // size)
-    job.width = max(line, job.width // line * line)
-    even = (job.rows + means.threads - 1) // means.threads
-    if not is_loss(job.operation) and job.rows // job.inner < means.threads and job.width > even:
+        problem.width = min(problem.width, TILE_LEAST_BYTES // size)
+    problem.width = max(line, problem.width // line * line)
+    even = (problem.rows + means.threads - 1) // means.threads
+    if not is_loss(problem.operation) and problem.rows // problem.inner < means.threads and problem.width > even:
         # no thread should be without work; nor should there be a tile of a few columns over, since two threads that
         # write to one line of the cache wait for each other
-        job.width = (even + line - 1) // line * line
-    job.width = min(job.width, job.inner)
+        problem.width = (even + line - 1) // line * line
+    problem.width = min(problem.width, problem.inner)
 
 
-cdef void choose_tiles(Job *job, const Means *means) noexcept nogil:
+cdef void choose_tiles(Problem *problem, const Means *means) noexcept nogil:
     """Of columns across the last batch dimension, whose access is known."""
     cdef int d
-    job.strategy = COLUMN_TILES
-    job.pending = False
-    job.exps_in_scratch = False
-    set_width(job, means)
-    job.units = job.rows // job.inner * ((job.inner + job.width - 1) // job.width)
+    problem.strategy = COLUMN_TILES
+    problem.pending = False
+    problem.exps_in_scratch = False
+    set_width(problem, means)
+    problem.units = problem.rows // problem.inner * ((problem.inner + problem.width - 1) // problem.width)
     # only whole lines are stored past the caches
-    job.stream = streams(job) and (<uintptr_t> job.y.data & 63) == 0 and (job.y.step & 63) == 0
-    for d in range(job.batch_ndim - 1):
-        job.stream = job.stream and (job.y.batch[d] & 63) == 0
+    problem.stream = streams(problem) and (<uintptr_t> problem.y.data & 63) == 0 and (problem.y.step & 63) == 0
+    for d in range(problem.batch_ndim - 1):
+        problem.stream = problem.stream and (problem.y.batch[d] & 63) == 0
 
 
 # --------------------------------------------------------------------------------------------------- threads
@@ -326,37 +326,37 @@ cdef double BORDER_NS = 500       # what a row costs two threads that have neigh
 cdef double CACHED_BYTES = 4e6    # of arrays that are in them, call after call
 
 
-cdef double time_of(const Job *job) noexcept nogil:
-    """Nanoseconds that one thread takes for the job, to a factor of two."""
-    cdef double element = ELEMENT_NS[job.operation] * 16 / job.kernels.lanes
-    if job.access != DIRECT:
+cdef double time_of(const Problem *problem) noexcept nogil:
+    """Nanoseconds that one thread takes for the problem, to a factor of two."""
+    cdef double element = ELEMENT_NS[problem.operation] * 16 / problem.kernels.lanes
+    if problem.access != DIRECT:
         element *= STAGED_TIMES
-    if job.strategy == COLUMN_TILES:
-        return job.rows * job.n * element * COLUMN_TIMES
-    return job.rows * (job.n * element + ROW_NS)
+    if problem.strategy == COLUMN_TILES:
+        return problem.rows * problem.n * element * COLUMN_TIMES
+    return problem.rows * (problem.n * element + ROW_NS)
 
 
-cdef double cost_of_borders(const Job *job, int threads) noexcept nogil:
+cdef double cost_of_borders(const Problem *problem, int threads) noexcept nogil:
     """Nanoseconds that threads lose together to tiles of columns whose rows lie in the same lines of the cache."""
-    cdef double size = 8 if job.wide else 4, operands = 1 + (job.p.data != NULL) + (job.y.data != NULL)
-    if (job.strategy != COLUMN_TILES or job.rows >= threads * job.inner
-            or size * operands * job.rows * job.n > CACHED_BYTES):
+    cdef double size = 8 if problem.wide else 4, operands = 1 + (problem.p.data != NULL) + (problem.y.data != NULL)
+    if (problem.strategy != COLUMN_TILES or problem.rows >= threads * problem.inner
+            or size * operands * problem.rows * problem.n > CACHED_BYTES):
         return 0
-    return job.n * BORDER_NS
+    return problem.n * BORDER_NS
 
 
-cdef Py_ssize_t units_of_chunk(const Job *job, int threads, double ns) noexcept nogil:
+cdef Py_ssize_t units_of_chunk(const Problem *problem, int threads, double ns) noexcept nogil:
     """So many units that every thread gets several chunks, none of which takes long. A loss is summed by chunks whose
     size no thread count may move: it gets whole ones of those.
     """
-    cdef Py_ssize_t unit_elements = (job.n * job.rows) // job.units + 1
-    cdef Py_ssize_t least = 1, units = job.units, chunks
-    if is_loss(job.operation) and job.strategy != COLUMN_TILES:
-        least = loss_chunk(job.n)
+    cdef Py_ssize_t unit_elements = (problem.n * problem.rows) // problem.units + 1
+    cdef Py_ssize_t least = 1, units = problem.units, chunks
+    if is_loss(problem.operation) and problem.strategy != COLUMN_TILES:
+        least = loss_chunk(problem.n)
     if threads > 1:
         # as many for each thread
         chunks = threads * <Py_ssize_t> min(max(ns / (CHUNK_NS * threads) + 1, CHUNKS), MOST_CHUNKS // threads)
-        units = (job.units + chunks - 1) // chunks
+        units = (problem.units + chunks - 1) // chunks
         if units > WIDE_CHUNK:
             units = (units + ALIGNED_UNITS - 1) // ALIGNED_UNITS * ALIGNED_UNITS
     if units * unit_elements > WAVE_ELEMENTS:
@@ -364,58 +364,58 @@ cdef Py_ssize_t units_of_chunk(const Job *job, int threads, double ns) noexcept 
     return max(least, units // least * least)
 
 
-cdef void choose_threads(Job *job, const Means *means) noexcept nogil:
-    """How many threads work on the job, on how much at a time; and whether they split its rows."""
-    cdef double ns = time_of(job)
-    cdef int threads = means.useful(means.threads, ns - cost_of_borders(job, means.threads))
-    if choose_split(job, threads):
+cdef void choose_threads(Problem *problem, const Means *means) noexcept nogil:
+    """How many threads work on the problem, on how much at a time; and whether they split its rows."""
+    cdef double ns = time_of(problem)
+    cdef int threads = means.useful(means.threads, ns - cost_of_borders(problem, means.threads))
+    if choose_split(problem, threads):
         return
-    threads = <int> min(threads, job.units)
-    job.chunk = units_of_chunk(job, threads, ns)
-    job.threads = <int> min(threads, (job.units + job.chunk - 1) // job.chunk)
+    threads = <int> min(threads, problem.units)
+    problem.chunk = units_of_chunk(problem, threads, ns)
+    problem.threads = <int> min(threads, (problem.units + problem.chunk - 1) // problem.chunk)
 
 
-cdef inline void choose_one_thread(Job *job) noexcept nogil:
-    job.threads = 1
-    job.chunk = job.units
+cdef inline void choose_one_thread(Problem *problem) noexcept nogil:
+    problem.threads = 1
+    problem.chunk = problem.units
 
 
 # ------------------------------------------------------------------------------------------------ all of it
 
-cdef void choose_direct(Job *job, const Kernels *kernels, const Means *means) noexcept nogil:
-    job.kernels = kernels
-    job.access = DIRECT
-    job.staged = NOT_STAGED
-    job.rescaled = False
-    choose_rows(job)
-    choose_one_thread(job)
-    if means != NULL and not is_small(job):
-        choose_threads(job, means)
+cdef void choose_direct(Problem *problem, const Kernels *kernels, const Means *means) noexcept nogil:
+    problem.kernels = kernels
+    problem.access = DIRECT
+    problem.staged = NOT_STAGED
+    problem.rescaled = False
+    choose_rows(problem)
+    choose_one_thread(problem)
+    if means != NULL and not is_small(problem):
+        choose_threads(problem, means)
 
 
-cdef void choose(Job *job, const Kernels *kernels, const Means *means) noexcept nogil:
+cdef void choose(Problem *problem, const Kernels *kernels, const Means *means) noexcept nogil:
     cdef int d = -1
-    cdef bint unit = (job.axis_ndim == 1 and unit_axis(&job.x) and unit_axis(&job.p)
-                      and (job.operation == LOGSUMEXP or unit_axis(&job.y)))
-    job.kernels = kernels
-    job.rescaled = job.wide and is_extreme(job.operation, job.temperature)
-    if job.axis_ndim == 1 and (not unit or job.n == 1):
-        d = columns_dimension(job)
+    cdef bint unit = (problem.axis_ndim == 1 and unit_axis(&problem.x) and unit_axis(&problem.p)
+                      and (problem.operation == LOGSUMEXP or unit_axis(&problem.y)))
+    problem.kernels = kernels
+    problem.rescaled = problem.wide and is_extreme(problem.operation, problem.temperature)
+    if problem.axis_ndim == 1 and (not unit or problem.n == 1):
+        d = columns_dimension(problem)
     if d >= 0:
-        make_last(job, d)
-        unit = unit_across(job, job.batch_ndim - 1)
-    job.staged = staged_for(job, unit or (d < 0 and job.n == 1))
-    job.access = DIRECT if job.staged == NOT_STAGED else STAGED
+        make_last(problem, d)
+        unit = unit_across(problem, problem.batch_ndim - 1)
+    problem.staged = staged_for(problem, unit or (d < 0 and problem.n == 1))
+    problem.access = DIRECT if problem.staged == NOT_STAGED else STAGED
     if d >= 0:
-        choose_tiles(job, means)
+        choose_tiles(problem, means)
     else:
-        if can_convert(job):
-            job.access = CONVERTED
-            job.staged = NOT_STAGED
-        choose_rows(job)
-    choose_one_thread(job)
-    if means.useful != NULL and not is_small(job):
-        choose_threads(job, means)
+        if can_convert(problem):
+            problem.access = CONVERTED
+            problem.staged = NOT_STAGED
+        choose_rows(problem)
+    choose_one_thread(problem)
+    if means.useful != NULL and not is_small(problem):
+        choose_threads(problem, means)
 
 
 cdef Means means_of_call() noexcept:
@@ -427,19 +427,19 @@ cdef Means means_of_call() noexcept:
     return means
 
 
-cdef void choose_for_call(Job *job) noexcept:
+cdef void choose_for_call(Problem *problem) noexcept:
     cdef Means means = means_of_call()
-    choose(job, kernels_for(job.wide), &means)
+    choose(problem, kernels_for(problem.wide), &means)
 
 
-cdef void choose_direct_for_call(Job *job) noexcept:
+cdef void choose_direct_for_call(Problem *problem) noexcept:
     cdef Means means
-    if is_small(job):
+    if is_small(problem):
         # it is over before the context has been looked at
-        choose_direct(job, kernels_for(job.wide), NULL)
+        choose_direct(problem, kernels_for(problem.wide), NULL)
         return
     means = means_of_call()
-    choose_direct(job, kernels_for(job.wide), &means)
+    choose_direct(problem, kernels_for(problem.wide), &means)
 
 
 # ---------------------------------------------------------------------------------------------- what was chosen
@@ -477,12 +477,12 @@ def nothing_chosen():
     }
 
 
-cdef dict described(const Job *job):
+cdef dict described(const Problem *problem):
     return {
-        "strategy": STRATEGIES[job.strategy],
-        "dtype": "float64" if job.wide else "float32",
-        "threads": job.threads,
-        "tile": job.width if job.strategy == COLUMN_TILES else None,
-        "streams": bool(job.stream),
-        "staged": REASONS[job.staged],
+        "strategy": STRATEGIES[problem.strategy],
+        "dtype": "float64" if problem.wide else "float32",
+        "threads": problem.threads,
+        "tile": problem.width if problem.strategy == COLUMN_TILES else None,
+        "streams": bool(problem.stream),
+        "staged": REASONS[problem.staged],
     }

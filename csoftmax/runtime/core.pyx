@@ -1,8 +1,8 @@
-"""Above the kernels: releases the GIL, shares a job's units out to the pool's threads, hands out scratch.
+"""Above the kernels: releases the GIL, shares a problem's units out to the pool's threads, hands out scratch.
 
-A unit is a row, or a tile of columns; a split row is shared out by its blocks, which its length alone fixes. How a job
-is worked on has been chosen before (plan/strategy.pyx), its threads and chunks too. Who works on a unit changes none of
-its bits. Work goes out in waves, so that Ctrl-C is heard between two of them.
+A unit is a row, or a tile of columns; a split row is shared out by its blocks, which its length alone fixes. How a
+problem is worked on has been chosen before (plan/strategy.pyx), its threads and chunks too. Who works on a unit changes
+none of its bits. Work goes out in waves, so that Ctrl-C is heard between two of them.
 """
 
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 
 from csoftmax.kernels.problem cimport (
-    SPLIT_BLOCKS, SPLIT_ROW, STATS, WAVE_ELEMENTS, Job, Kernels, is_single_row, is_small,
+    SPLIT_BLOCKS, SPLIT_ROW, STATS, WAVE_ELEMENTS, Problem, Kernels, is_single_row, is_small,
 )
 from csoftmax.runtime.dispatch cimport kernels_for
 
@@ -79,21 +79,21 @@ cdef char *aligned(char *p) noexcept nogil:
     return <char *> ((<uintptr_t> p + 63) // 64 * 64)
 
 
-cdef int run(const Job *job) except -1:
+cdef int run(const Problem *problem) except -1:
     cdef char small[SMALL_SCRATCH]
     cdef Py_ssize_t size
     cdef unsigned long long mode
-    if job.units == 0:
+    if problem.units == 0:
         return 0
     mode = enter_mode()
-    size = (job.kernels.scratch_bytes(job) + 127) // 64 * 64
-    if is_small(job) and size < SMALL_SCRATCH - 64:
+    size = (problem.kernels.scratch_bytes(problem) + 127) // 64 * 64
+    if is_small(problem) and size < SMALL_SCRATCH - 64:
         # letting go of the GIL, or asking for memory, would cost more than the work
-        job.kernels.run(job, 0, job.units, aligned(small))
+        problem.kernels.run(problem, 0, problem.units, aligned(small))
         leave_mode(mode)
         return 0
     try:
-        return run_split(job) if job.strategy == SPLIT_ROW else run_units(job, size)
+        return run_split(problem) if problem.strategy == SPLIT_ROW else run_units(problem, size)
     finally:
         leave_mode(mode)
 
@@ -113,7 +113,7 @@ cdef bint run_single(int operation, const void *x, const void *p, void *y, Py_ss
 
 # What the threads of a call have in common, during one wave.
 cdef struct Call:
-    const Job *job
+    const Problem *problem
     char *scratch                 # `size` bytes a thread
     Py_ssize_t size
     Py_ssize_t first              # chunk of the wave
@@ -135,18 +135,18 @@ cdef char *scratch_for(Py_ssize_t size, int *threads) except NULL:
         threads[0] = threads[0] // 2
 
 
-cdef int run_units(const Job *job, Py_ssize_t size) except -1:
-    """The job's units by chunks, in `size` bytes of scratch a thread."""
+cdef int run_units(const Problem *problem, Py_ssize_t size) except -1:
+    """The problem's units by chunks, in `size` bytes of scratch a thread."""
     cdef Call call
     cdef char *memory
-    cdef int threads = job.threads
+    cdef int threads = problem.threads
     memory = scratch_for(size, &threads)
-    call.job = job
+    call.problem = problem
     call.scratch = aligned(memory)
     call.size = size
     try:
-        run_waves(&call, one_chunk, (job.units + job.chunk - 1) // job.chunk, threads,
-                  WAVE_ELEMENTS // (job.chunk * ((job.n * job.rows) // job.units + 1)) + 1)
+        run_waves(&call, one_chunk, (problem.units + problem.chunk - 1) // problem.chunk, threads,
+                  WAVE_ELEMENTS // (problem.chunk * ((problem.n * problem.rows) // problem.units + 1)) + 1)
     finally:
         free(memory)
     return 0
@@ -169,21 +169,21 @@ cdef int run_waves(Call *call, void (*one)(void *, Py_ssize_t, int) noexcept nog
 
 cdef void one_chunk(void *work, Py_ssize_t i, int slot) noexcept nogil:
     cdef const Call *call = <const Call *> work
-    cdef const Job *job = call.job
-    cdef Py_ssize_t begin = (call.first + i) * job.chunk
-    job.kernels.run(job, begin, min(begin + job.chunk, job.units), call.scratch + slot * call.size)
+    cdef const Problem *problem = call.problem
+    cdef Py_ssize_t begin = (call.first + i) * problem.chunk
+    problem.kernels.run(problem, begin, min(begin + problem.chunk, problem.units), call.scratch + slot * call.size)
 
 
-cdef int run_split(const Job *job) except -1:
+cdef int run_split(const Problem *problem) except -1:
     """Two passes over the blocks of each row, with the statistics of all its blocks joined between them."""
-    cdef const Kernels *kernels = job.kernels
+    cdef const Kernels *kernels = problem.kernels
     cdef Call call
     cdef Py_ssize_t chunks, wave = WAVE_ELEMENTS // (SPLIT_BLOCKS * kernels.block)
-    cdef int threads = job.threads
+    cdef int threads = problem.threads
     cdef char *memory = NULL
-    call.job = job
+    call.problem = problem
     call.size = (kernels.block_scratch + 63) // 64 * 64
-    call.blocks = (job.n + kernels.block - 1) // kernels.block
+    call.blocks = (problem.n + kernels.block - 1) // kernels.block
     call.stats = <double *> malloc(call.blocks * STATS * sizeof(double))
     try:
         if call.stats == NULL:
@@ -192,11 +192,11 @@ cdef int run_split(const Job *job) except -1:
         memory = scratch_for(call.size, &threads)
         call.scratch = aligned(memory)
         chunks = (call.blocks + SPLIT_BLOCKS - 1) // SPLIT_BLOCKS
-        for call.row in range(job.rows):
+        for call.row in range(problem.rows):
             call.second = False
             run_waves(&call, some_blocks, chunks, threads, wave)
             with nogil:
-                kernels.finish(job, call.row, call.stats)
+                kernels.finish(problem, call.row, call.stats)
             PyErr_CheckSignals()
             call.second = True
             run_waves(&call, some_blocks, chunks, threads, wave)
@@ -209,13 +209,13 @@ cdef int run_split(const Job *job) except -1:
 
 cdef void some_blocks(void *work, Py_ssize_t i, int slot) noexcept nogil:
     cdef const Call *call = <const Call *> work
-    cdef const Kernels *kernels = call.job.kernels
+    cdef const Kernels *kernels = call.problem.kernels
     cdef Py_ssize_t begin = (call.first + i) * SPLIT_BLOCKS, end = min(begin + SPLIT_BLOCKS, call.blocks)
     cdef char *scratch = call.scratch + slot * call.size
     if call.second:
-        kernels.write(call.job, call.row, begin, end, call.stats, scratch)
+        kernels.write(call.problem, call.row, begin, end, call.stats, scratch)
     else:
-        kernels.measure(call.job, call.row, begin, end, call.stats, scratch)
+        kernels.measure(call.problem, call.row, begin, end, call.stats, scratch)
 
 
 # ---------------------------------------------------------------------------------------------- how many

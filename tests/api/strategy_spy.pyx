@@ -1,4 +1,4 @@
-"""Looks at the jobs that the kernels are given: what was chosen for them, and which of their functions is called.
+"""Looks at the problems that the kernels are given: what was chosen for them, and which of their functions is called.
 
 `wrap` replaces the functions in the two tables of one level until `unwrap`; `seen` tells of the calls since it was
 called last.
@@ -6,27 +6,27 @@ called last.
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from csoftmax.kernels.problem cimport Job, Kernels
+from csoftmax.kernels.problem cimport Problem, Kernels
 
 cdef Kernels original[2]          # of float32 and of float64
 cdef Kernels *tables[2]
-cdef Job last                     # what `run` or `measure` was given; nobody looks at its strides
+cdef Problem last                     # what `run` or `measure` was given; nobody looks at its strides
 cdef const char *function = NULL  # the last one called but `finish`
 
 
-cdef void run(const Job *job, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
+cdef void run(const Problem *problem, Py_ssize_t begin, Py_ssize_t end, char *scratch) noexcept nogil:
     global last, function
-    last = job[0]
+    last = problem[0]
     function = "run"
-    original[job.wide].run(job, begin, end, scratch)
+    original[problem.wide].run(problem, begin, end, scratch)
 
 
-cdef void measure(const Job *job, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
+cdef void measure(const Problem *problem, Py_ssize_t row, Py_ssize_t begin, Py_ssize_t end, double *stats,
                   char *scratch) noexcept nogil:
     global last, function
-    last = job[0]
+    last = problem[0]
     function = "measure"
-    original[job.wide].measure(job, row, begin, end, stats, scratch)
+    original[problem.wide].measure(problem, row, begin, end, stats, scratch)
 
 
 cdef bint single_32(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
@@ -62,7 +62,7 @@ def unwrap():
 
 
 def seen():
-    """The function called last, and the job that it was given: strategy, wide, threads, width, stream, staged."""
+    """The function called last, and the problem that it was given: strategy, wide, threads, width, stream, staged."""
     global function
     if function == NULL:
         return None

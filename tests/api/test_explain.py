@@ -210,11 +210,11 @@ def test_the_kernels_are_told_what_explain_tells(spy, operation):
             if seen is None:
                 assert (told["strategy"], x.size) == (None, 0), case
                 continue
-            function, job = seen
+            function, problem = seen
             if function == "single":
                 assert told["strategy"] == "single row", case
                 continue
-            strategy, wide, threads, width, stream, staged = job
+            strategy, wide, threads, width, stream, staged = problem
             assert (function == "measure") == (told["strategy"] == "split row"), case
             assert _strategy.STRATEGIES[strategy] == told["strategy"], case
             assert ("float64" if wide else "float32") == told["dtype"], case

@@ -8,7 +8,7 @@ changed the margin is told by `damaged`.
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memset
 
-from csoftmax.kernels.problem cimport Job, Kernels
+from csoftmax.kernels.problem cimport Problem, Kernels
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
@@ -49,50 +49,50 @@ cdef void check(const char *scratch, Py_ssize_t size) noexcept nogil:
         broken += (scratch[i] & 0xFF) != MARK
 
 
-cdef void run_exactly(int wide, const Job *job, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t size = original[wide].scratch_bytes(job)
+cdef void run_exactly(int wide, const Problem *problem, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t size = original[wide].scratch_bytes(problem)
     cdef char *scratch = begin(size)
-    original[wide].run(job, first, last, scratch)
+    original[wide].run(problem, first, last, scratch)
     check(scratch, size)
 
 
-cdef void run_32(const Job *job, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil:
-    run_exactly(0, job, first, last)
+cdef void run_32(const Problem *problem, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil:
+    run_exactly(0, problem, first, last)
 
 
-cdef void run_64(const Job *job, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil:
-    run_exactly(1, job, first, last)
+cdef void run_64(const Problem *problem, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil:
+    run_exactly(1, problem, first, last)
 
 
-cdef void pass_exactly(int wide, bint second, const Job *job, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last,
+cdef void pass_exactly(int wide, bint second, const Problem *problem, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last,
                        double *stats) noexcept nogil:
     cdef Py_ssize_t size = original[wide].block_scratch
     cdef char *scratch = begin(size)
     if second:
-        original[wide].write(job, row, first, last, stats, scratch)
+        original[wide].write(problem, row, first, last, stats, scratch)
     else:
-        original[wide].measure(job, row, first, last, stats, scratch)
+        original[wide].measure(problem, row, first, last, stats, scratch)
     check(scratch, size)
 
 
-cdef void measure_32(const Job *job, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
+cdef void measure_32(const Problem *problem, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
                      char *scratch) noexcept nogil:
-    pass_exactly(0, False, job, row, first, last, stats)
+    pass_exactly(0, False, problem, row, first, last, stats)
 
 
-cdef void measure_64(const Job *job, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
+cdef void measure_64(const Problem *problem, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
                      char *scratch) noexcept nogil:
-    pass_exactly(1, False, job, row, first, last, stats)
+    pass_exactly(1, False, problem, row, first, last, stats)
 
 
-cdef void write_32(const Job *job, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
+cdef void write_32(const Problem *problem, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
                    char *scratch) noexcept nogil:
-    pass_exactly(0, True, job, row, first, last, stats)
+    pass_exactly(0, True, problem, row, first, last, stats)
 
 
-cdef void write_64(const Job *job, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
+cdef void write_64(const Problem *problem, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double *stats,
                    char *scratch) noexcept nogil:
-    pass_exactly(1, True, job, row, first, last, stats)
+    pass_exactly(1, True, problem, row, first, last, stats)
 
 
 def wrap(table_32, table_64):
