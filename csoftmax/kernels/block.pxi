@@ -6,7 +6,9 @@ cdef struct NextBlock:
     # The block that comes next. Where there is none, or a much shorter one, x is the block itself.
     const real *x             # IN x[n]
     Py_ssize_t n
-    const real *y             # lines that are fetched for writing: lines_to_write
+    const void *y             # lines that are fetched for writing: lines_to_write
+    const void *memory        # where blocks are loaded: where the next block is loaded from, whose lines are fetched,
+    Py_ssize_t size           # and bytes of an element there and of y
     bint known                # the maximum is known beforehand: the next block is shorter, or has been loaded
     real maximum
 
@@ -31,7 +33,7 @@ cdef struct Sweep:
     PendingBlock pending      # set where results are written (fused)
 
 
-cdef inline const real *lines_to_write(const real *e, const real *y) noexcept nogil:
+cdef inline const void *lines_to_write(const real *e, const real *y) noexcept nogil:
     # While a block's exponentials are stored to e, and its results later to y: the lines of y; or, where e is y, those
     # that come next.
     return e + PREFETCH if e == y else y
@@ -98,10 +100,10 @@ cdef void write_all_pending(const PendingBlock *pending, Py_ssize_t n, bint logs
             write_pending_n(pending, i, lanes_left(n - i), False)
 
 
-# ----------------------------------------------------------------------- the sweep, reduced from the row
+# ----------------------------------------------------------------------- the sweep, with the shared reduction
 
-cdef inline void near_exps(vec x, const shift_t *shift, real *e, vec *total, vec *ties, const bint keep,
-                           const int gathers) noexcept nogil:
+cdef inline void shared_exps(vec x, const shift_t *shift, real *e, vec *total, vec *ties, const bint keep,
+                             const int gathers) noexcept nogil:
     # The exponentials of a vector of logits are added to INOUT total and ties, and stored to OUT e (keep).
     cdef vec d = v_sub(x, shift.maximum)
     cdef vec p = v_exp(x, d, shift[0], EXP_ROW)
@@ -116,13 +118,17 @@ cdef inline void sweep_step(const Sweep *s, const shift_t *shift, Accumulators *
     cdef Py_ssize_t j
     if not loaded:
         scan_next(&s.next, i, a.top)
-    if keep and not loaded:
+    if loaded:
         for j in range(STEP):
-            prefetch_write(s.next.y + i + j * VL)
+            prefetch(<const char *> s.next.memory + (i + j * VL + PREFETCH) * s.next.size)
+            prefetch_write(<const char *> s.next.y + (i + j * VL) * s.next.size)
+    elif keep:
+        for j in range(STEP):
+            prefetch_write(<const real *> s.next.y + i + j * VL)
     if fused:
         write_pending(&s.pending, i, gathers == SUM_AND_TIES)
     for j in range(STEP):
-        near_exps(v_load(s.x + i + j * VL), shift, s.e + i + j * VL, &a.part[j % NV], &a.ties[j % NV], keep, gathers)
+        shared_exps(v_load(s.x + i + j * VL), shift, s.e + i + j * VL, &a.part[j % NV], &a.ties[j % NV], keep, gathers)
 
 
 cdef inline real end_sweep(const Sweep *s, Accumulators *a, Py_ssize_t i, BlockStats *stats,
@@ -144,9 +150,9 @@ cdef inline real end_sweep(const Sweep *s, Accumulators *a, Py_ssize_t i, BlockS
     return s.next.maximum if s.next.known else v_hmax(a.top[0])
 
 
-cdef inline real sweep_near(const Sweep *sweep, BlockStats *stats, const bint keep, const int gathers,
-                            const bint fused, const bint loaded) noexcept nogil:
-    # As sweep_block, where logits and maximum are reduced alike.
+cdef inline real sweep_shared(const Sweep *sweep, BlockStats *stats, const bint keep, const int gathers,
+                              const bint fused, const bint loaded) noexcept nogil:
+    # As sweep_block, with the shared range reduction.
     cdef Sweep local = sweep[0]       # whose members need not be read again after every store
     cdef const Sweep *s = &local
     cdef shift_t shift = v_exp_shift_row(shift_of(s.maximum))
@@ -166,17 +172,17 @@ cdef inline real sweep_near(const Sweep *sweep, BlockStats *stats, const bint ke
                 scan_next_n(&s.next, i, a.top + j)
             if fused:
                 write_pending_n(&s.pending, i, lanes_left(s.n - i), gathers == SUM_AND_TIES)
-            near_exps(v_load_n(s.x + i, lanes_left(s.n - i), -INFINITY), &shift, s.e + i, a.part + j, a.ties + j, keep,
-                      gathers)
+            shared_exps(v_load_n(s.x + i, lanes_left(s.n - i), -INFINITY), &shift, s.e + i, a.part + j, a.ties + j,
+                        keep, gathers)
             i += VL
     return end_sweep(s, &a, i, stats, gathers)
 
 
-# ------------------------------------------------------------------- the sweep, reduced from the difference
+# ------------------------------------------------------------------- the sweep, with the direct reduction
 
-cdef inline void far_exps(vec x, const shift_t *shift, double t, real *e, vec *total, vec *ties, bint keep,
-                          int gathers) noexcept nogil:
-    # As near_exps, of (x - maximum) / t.
+cdef inline void direct_exps(vec x, const shift_t *shift, double t, real *e, vec *total, vec *ties, bint keep,
+                             int gathers) noexcept nogil:
+    # As shared_exps, of (x - maximum) / t.
     cdef vec lost
     cdef vec d = over_temperature(x, shift.maximum, t, &lost)
     cdef vec p = v_exp(lost, d, shift[0], EXP_FAR)
@@ -188,9 +194,9 @@ cdef inline void far_exps(vec x, const shift_t *shift, double t, real *e, vec *t
         add_exps(p, d, total, ties, SUM)
 
 
-cdef real sweep_far(const Sweep *sweep, BlockStats *stats, bint keep, int gathers) noexcept nogil:
-    # As sweep_block, with a temperature, or a maximum far from 0. It is compiled once: the division takes longer than
-    # what could be decided at compile time.
+cdef real sweep_direct(const Sweep *sweep, BlockStats *stats, bint keep, int gathers) noexcept nogil:
+    # As sweep_block, with the direct range reduction: for a temperature, or a maximum far from 0. It is compiled once:
+    # the division takes longer than what could be decided at compile time.
     cdef Sweep local = sweep[0]
     cdef const Sweep *s = &local
     cdef shift_t shift = v_exp_shift_row(shift_of(s.maximum))
@@ -204,16 +210,16 @@ cdef real sweep_far(const Sweep *sweep, BlockStats *stats, bint keep, int gather
             a.top[j] = v_max(v_load(s.next.x + i), a.top[j])
             prefetch(s.next.x + i + PREFETCH)
             if keep:
-                prefetch_write(s.next.y + i)
-            far_exps(v_load(s.x + i), &shift, s.t, s.e + i, a.part + j, a.ties + j, keep, gathers)
+                prefetch_write(<const real *> s.next.y + i)
+            direct_exps(v_load(s.x + i), &shift, s.t, s.e + i, a.part + j, a.ties + j, keep, gathers)
             i += VL
     while i < s.n:
         if i % SUBBLOCK == 0:
             end_subblock(&a)
         for j in range(NV):
             scan_next_n(&s.next, i, a.top + j)
-            far_exps(v_load_n(s.x + i, lanes_left(s.n - i), -INFINITY), &shift, s.t, s.e + i, a.part + j, a.ties + j,
-                     keep, gathers)
+            direct_exps(v_load_n(s.x + i, lanes_left(s.n - i), -INFINITY), &shift, s.t, s.e + i, a.part + j, a.ties + j,
+                        keep, gathers)
             i += VL
     if gathers == SUM_AND_TIES:
         return end_sweep(s, &a, i, stats, SUM_AND_TIES)
@@ -228,10 +234,10 @@ cdef inline real sweep_block(const Sweep *s, BlockStats *stats, const bint keep,
     # pending block are written (fused); returns the maximum of the next block, which is known beforehand where blocks
     # are loaded.
     if s.t == 1 and v_exp_near(shift_of(s.maximum)):
-        return sweep_near(s, stats, keep, gathers, fused, loaded)
+        return sweep_shared(s, stats, keep, gathers, fused, loaded)
     if fused:
         write_all_pending(&s.pending, s.n, gathers == SUM_AND_TIES)
-    return sweep_far(s, stats, keep, gathers)
+    return sweep_direct(s, stats, keep, gathers)
 
 
 # The same as functions that are called: for blocks of a split row, and for loaded ones.

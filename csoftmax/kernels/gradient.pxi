@@ -130,7 +130,7 @@ cdef inline void write_gradient(const real *g, const real *p, real *y, Py_ssize_
                                 bint stream, const int operation) noexcept nogil:
     # Results, from IN g[n] and p[n], to OUT y[n], which may be either of them, or past the caches.
     cdef Slope slope = slope_of(factors.inv_t, operation)
-    cdef Py_ssize_t i = 0, j, count
+    cdef Py_ssize_t i = 0, j, count, unroll = 2 if operation == LOG_SOFTMAX_VJP else 4
     slope.dot = v_set1(factors.dot)
     slope.rest = v_set1(factors.rest)
     if stream and n >= 4 * VL:
@@ -139,13 +139,13 @@ cdef inline void write_gradient(const real *g, const real *p, real *y, Py_ssize_
         while i <= n - VL:
             v_stream(y + i, gradient(v_load(g + i), v_load(p + i), &slope, operation))
             i += VL
-    while i <= n - 2 * VL:
-        for j from 0 <= j < 2 * VL by VL:
+    while i <= n - unroll * VL:
+        for j from 0 <= j < unroll * VL by VL:
             prefetch(g + i + j + PREFETCH)
             prefetch(p + i + j + PREFETCH)
             prefetch_write(y + i + j + PREFETCH)
             v_store(y + i + j, gradient(v_load(g + i + j), v_load(p + i + j), &slope, operation))
-        i += 2 * VL
+        i += unroll * VL
     while i < n:
         count = lanes_left(n - i)
         v_store_n(y + i, count, gradient(v_load_n(g + i, count, 0), v_load_n(p + i, count, 0), &slope, operation))

@@ -40,8 +40,9 @@
 #   stage            copy into scratch
 #   stream           store past the caches
 #   prefetch         ask for a line of memory before it is needed
-#   range reduction  x - maximum to a multiple of ln2 and a remainder: near, where x and the maximum are reduced each by
-#                    itself and exactly; far, where their difference is (_vexp.h)
+#   range reduction  x - maximum to a multiple of ln2 and a remainder: shared, where x and the maximum are reduced each
+#                    by itself, exactly, and all elements share the maximum's; direct, where their difference is reduced
+#                    (_vexp.h)
 #   normalise        multiply an exponential by 1 / sum
 #   compensation     what a rounding has lost, as a second number ("rest", "low", "lost")
 #   form             how a batch's rows lie: packed, reals, 16-bit floats
@@ -65,8 +66,8 @@ from libc.string cimport memcpy, memset
 from cpython.pycapsule cimport PyCapsule_New
 
 from csoftmax.kernels.problem cimport (
-    Problem, Kernels, View, Scratch, COLUMN_TILES, CONVERTED, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, is_derivative,
-    is_loss, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, OPERATIONS, PACKED_ROWS,
+    Problem, Kernels, View, Scratch, COLUMN_TILES, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, is_derivative, is_loss,
+    LOADED, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, LOSS_CHUNK, loss_chunk, OPERATIONS, PACKED_ROWS,
     scratch_alloc, scratch_at, scratch_doubles, SINGLE_ROW, SOFTMAX, SOFTMAX_GRAD, STAGED, STATS, SUM_STEP, SUMS,
 )
 

@@ -4,11 +4,11 @@
 cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double t, real *origin, real *away, real *magic,
                              real *center) noexcept nogil:
     # How the exponentials of each row are reduced, from IN maxima[count]: OUT origin, away, magic and center, as many.
-    # "away" is the maximum of a row whose reduction is far, else 0. True if there are such rows. Whole vectors are read
-    # and written.
+    # "away" is the maximum of a row whose range reduction is direct, else 0. True if there are such rows. Whole vectors
+    # are read and written.
     cdef vec m, a, b, zero = v_set1(0)
     cdef Py_ssize_t c, j
-    cdef bint some = False, far
+    cdef bint some = False, direct
     for c from 0 <= c < count by VL:
         m = v_load(maxima + c)
         m = v_select_lt(v_set1(-INFINITY), m, m, zero)
@@ -20,10 +20,10 @@ cdef inline bint shift_lanes(const real *maxima, Py_ssize_t count, double t, rea
             v_store(center + c, b)
             continue
         for j in range(c, c + VL):
-            far = t != 1 or not v_exp_near(origin[j])
-            some = some or far
-            away[j] = origin[j] if far else 0
-            v_exp_shift(INFINITY if far else origin[j], magic + j, center + j)
+            direct = t != 1 or not v_exp_near(origin[j])
+            some = some or direct
+            away[j] = origin[j] if direct else 0
+            v_exp_shift(INFINITY if direct else origin[j], magic + j, center + j)
     return some
 
 

@@ -1,9 +1,14 @@
 # The prologue: a block of logits as native reals, with its maximum, from whatever holds them. Reals next to each other
 # are read where they lie; everything else fills a block in scratch, which stays in the first-level cache.
 
+cdef inline Py_ssize_t element_size(int storage) noexcept nogil:
+    # bytes of a native real or a 16-bit float
+    return <Py_ssize_t> sizeof(real) if storage == REAL else 2
+
+
 cdef inline char *at(const void *base, Py_ssize_t i, int storage) noexcept nogil:
     # the address of element i
-    return <char *> base + i * (<Py_ssize_t> sizeof(real) if storage == REAL else 2)
+    return <char *> base + i * element_size(storage)
 
 
 cdef inline Py_ssize_t lanes_left(Py_ssize_t n) noexcept nogil:
@@ -52,21 +57,92 @@ cdef bint has_nan(const real *x, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
 
 
 cdef inline real load_halves(const void *x, Py_ssize_t n, real *block, const int storage) noexcept nogil:
-    # IN x[n] of 16-bit floats to OUT block[n] of reals; returns their maximum. The lines that the next block is loaded
-    # from are fetched.
+    # IN x[n] of 16-bit floats to OUT block[n] of reals; returns their maximum.
+    cdef Py_ssize_t i = 0, count
+    cdef vec a, b, top = v_set1(-INFINITY)
+    while i <= n - 2 * VL:
+        a = take(x, i, storage)
+        b = take(x, i + VL, storage)
+        v_store(block + i, a)
+        v_store(block + i + VL, b)
+        top = v_max(a, v_max(b, top))
+        i += 2 * VL
+    while i < n:
+        count = lanes_left(n - i)
+        a = take_n(x, i, count, -INFINITY, storage)
+        v_store_n(block + i, count, a)
+        top = v_max(a, top)
+        i += VL
+    return v_hmax(top)
+
+
+cdef inline real fill_block(Py_ssize_t n, real *block, real value) noexcept nogil:
+    # OUT block[n]: the value throughout; returns it.
+    cdef Py_ssize_t i
+    for i in range(n):
+        block[i] = value
+    return value
+
+
+cdef real copy_block(const real *x, Py_ssize_t n, real *block) noexcept nogil:
+    # IN x[n] to OUT block[n]; returns their maximum.
     cdef Py_ssize_t i = 0
     cdef vec a, top = v_set1(-INFINITY)
-    while i <= n - VL:
-        prefetch(at(x, i + PREFETCH, storage))
-        a = take(x, i, storage)
+    while i < n:
+        a = v_load_n(x + i, lanes_left(n - i), -INFINITY)
+        v_store_n(block + i, lanes_left(n - i), a)
+        top = v_max(a, top)
+        i += VL
+    return v_hmax(top)
+
+
+cdef real select_block(const real *x, const char *mask, Py_ssize_t n, real *block, real value) noexcept nogil:
+    # IN x[n] to OUT block[n], which may be x, but "value" where a byte of IN mask[n] is 0; returns the maximum. The
+    # last vector overlaps the one before it.
+    cdef Py_ssize_t i = 0
+    cdef vec a, top = v_set1(-INFINITY), excluded = v_set1(value)
+    cdef real last, x_i
+    while i < n and n >= VL:
+        i = i if i <= n - VL else n - VL
+        a = v_select_bytes(mask + i, v_load(x + i), excluded)
         v_store(block + i, a)
         top = v_max(a, top)
         i += VL
-    if i < n:
-        a = take_n(x, i, n - i, -INFINITY, storage)
-        v_store_n(block + i, n - i, a)
-        top = v_max(a, top)
-    return v_hmax(top)
+    last = v_hmax(top)
+    while i < n:
+        x_i = x[i]
+        block[i] = x_i if mask[i] else value
+        last = block[i] if block[i] > last else last
+        i += 1
+    return last
+
+
+cdef inline real load_where(const real *x, const char *mask, Py_ssize_t step, Py_ssize_t n, real *block,
+                            real value) noexcept nogil:
+    # As select_block, of a mask that has a byte for each element (step 1), or one for all (0).
+    if step:
+        return select_block(x, mask, n, block, value)
+    return copy_block(x, n, block) if mask[0] else fill_block(n, block, value)
+
+
+cdef void expand_mask(const char *mask, Py_ssize_t pitch, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t n,
+                      char *bytes) noexcept nogil:
+    # The mask of rows of n to OUT bytes[rows * n], and up to 7 bytes more. IN mask: the bytes of one row, for all of
+    # them (pitch 0), or one byte a row, every "pitch" bytes (step 0).
+    cdef uint64_t word
+    cdef Py_ssize_t i, r = 1, count
+    if step:
+        memcpy(bytes, mask, n)
+        while r < rows:
+            count = r if r < rows - r else rows - r
+            memcpy(bytes + r * n, bytes, count * n)
+            r += count
+        return
+    for r in range(rows):
+        word = 0
+        word -= mask[r * pitch] != 0
+        for i from 0 <= i < n by 8:
+            memcpy(bytes + r * n + i, &word, 8)
 
 
 cdef real load_block(const void *x, Py_ssize_t n, real *block, int storage) noexcept nogil:
@@ -76,28 +152,16 @@ cdef real load_block(const void *x, Py_ssize_t n, real *block, int storage) noex
     return load_halves(x, n, block, BF16)
 
 
-# ----------------------------------------------------------------------------------------------- masks
-
-cdef void load_where(const real *x, const char *mask, Py_ssize_t n, real *block, real value) noexcept nogil:
-    # IN x[n] to OUT block[n], which may be x, but "value" where a byte of IN mask[n] is 0.
-    cdef Py_ssize_t i = 0
-    cdef vec excluded = v_set1(value)
-    while i <= n - VL:
-        v_store(block + i, v_select_bytes(mask + i, v_load(x + i), excluded))
-        i += VL
-    while i < n:
-        block[i] = x[i] if mask[i] else value
-        i += 1
-
-
 cdef void exclude_run(const char *mask, Py_ssize_t stride, Py_ssize_t n, real *block, real value) noexcept nogil:
     # INOUT block[n] becomes "value" where a byte of the mask is 0; the mask has a byte every "stride" bytes.
     cdef Py_ssize_t i
+    cdef real b
     if stride == 1:
-        load_where(block, mask, n, block, value)
+        select_block(block, mask, n, block, value)
     elif stride == 0:
-        for i in range(0 if mask[0] else n):
-            block[i] = value
+        if not mask[0]:
+            fill_block(n, block, value)
     else:
         for i in range(n):
-            block[i] = block[i] if mask[i * stride] else value
+            b = block[i]
+            block[i] = b if mask[i * stride] else value

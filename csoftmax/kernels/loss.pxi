@@ -54,7 +54,8 @@ cdef struct RowScratch:
     real *e                   # exponentials of the rows in flight, or groups of packed rows with one row a lane
     Losses losses             # of a loss
     real *probabilities       # of a loss: the target's, of one row
-    real *tile                # staged rows, which their results replace; or two blocks of 16-bit floats as reals
+    real *tile                # staged rows, which their results may replace; or two blocks of loaded ones
+    char *mask                # of staged rows: a byte for each element
     real *tile_p              # staged outputs of the forward; or the results of LOGSUMEXP, one a row
     uint64_t *keys            # of each row's maximum, where that is subtracted exactly
     Py_ssize_t *exponents     # powers of two that are taken out of each row at an extreme temperature

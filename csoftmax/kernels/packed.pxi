@@ -13,7 +13,7 @@ cdef struct Group:
     Py_ssize_t first
     Py_ssize_t count
     real *tile
-    bint far                  # some row needs the far reduction
+    bint direct               # some row needs the direct range reduction
     bint tiny                 # some row needs "after"
     real maxima[VL]           # what shift_lanes makes of them follows
     real origin[VL]
@@ -73,34 +73,27 @@ cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_
     return top
 
 
-cdef inline void tile_exps(Group *a, Py_ssize_t n, double t, real *below, const bint far, const bint keep,
+cdef inline void tile_exps(Group *a, Py_ssize_t n, double t, real *below, const bint direct, const bint keep,
                            const int gathers) noexcept nogil:
     # The exponentials of INOUT a.tile, in its place (keep); and (SUM_AND_TIES) those below the maximum, with 0 for the
     # others, to OUT below, of the tile's size, and the number of the others to a.ties.
     cdef vec counts = v_set1(0), away = v_load(a.away), e, d, one
+    cdef real *tile = a.tile          # which need not be read again after every store
     cdef shift_t shift
     cdef Py_ssize_t i
     shift.maximum = v_load(a.origin)
     shift.magic = v_load(a.magic)
     shift.center = v_load(a.center)
     for i in range(n):
-        e = column_exp(v_load(a.tile + i * VL), &d, &shift, away, t, far)
+        e = column_exp(v_load(tile + i * VL), &d, &shift, away, t, direct)
         if keep:
-            v_store(a.tile + i * VL, e)
+            v_store(tile + i * VL, e)
         if gathers == SUM_AND_TIES:
             one = v_set1(0)
             add_exps(e, d, &one, &counts, SUM_AND_TIES)
             v_store(below + i * VL, one)
     if gathers == SUM_AND_TIES:
         v_store(a.ties, counts)
-
-
-cdef void far_tile_exps(Group *a, Py_ssize_t n, double t, real *below, bint keep, int gathers) noexcept nogil:
-    # As tile_exps, with a temperature, or a maximum far from 0. Compiled once.
-    if gathers == SUM:
-        tile_exps(a, n, t, below, True, True, SUM)
-    else:
-        tile_exps(a, n, t, below, True, keep, SUM_AND_TIES)
 
 
 cdef inline void tile_halves(const real *a, Py_ssize_t n, real *sums) noexcept nogil:
@@ -133,14 +126,20 @@ cdef inline void tile_halves(const real *a, Py_ssize_t n, real *sums) noexcept n
     v_store(sums + VL, v_add(four[1], four[3]))
 
 
-cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint keep, const int gathers) noexcept nogil:
+cdef inline void group_exps(Group *a, Py_ssize_t n, double t, const bint direct, const bint keep,
+                            const int gathers) noexcept nogil:
     # The exponentials of a group, and OUT a.sums: the two halves of each row's sum.
     cdef real below[SHORT * VL]
-    if a.far:
-        far_tile_exps(a, n, t, below, keep, gathers)
-    else:
-        tile_exps(a, n, t, below, False, keep, gathers)
+    tile_exps(a, n, t, below, direct, keep, gathers)
     tile_halves(&below[0] if gathers == SUM_AND_TIES else a.tile, n, a.sums)
+
+
+cdef void direct_group_exps(Group *a, Py_ssize_t n, double t, bint keep, int gathers) noexcept nogil:
+    # As group_exps, with the direct range reduction: for a temperature, or a maximum far from 0. Compiled once.
+    if gathers == SUM:
+        group_exps(a, n, t, True, True, SUM)
+    else:
+        group_exps(a, n, t, True, keep, SUM_AND_TIES)
 
 
 cdef inline void group_logs(const RowBatch *s, Group *a) noexcept nogil:
@@ -250,9 +249,14 @@ cdef inline void packed_rows(const RowBatch *s, real *tile, const bint keep, con
         for g in range(groups):
             a = &group[g]
             first += a.count
-            a.far = shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center)
+            a.direct = shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center)
+        # nothing is called in this loop, so that its constants stay in registers
         for g in range(groups):
-            group_exps(&group[g], s.n, s.t, keep, gathers)
+            if not group[g].direct:
+                group_exps(&group[g], s.n, s.t, False, keep, gathers)
+        for g in range(groups):
+            if group[g].direct:
+                direct_group_exps(&group[g], s.n, s.t, keep, gathers)
         for g in range(groups):
             if gathers == SUM_AND_TIES:
                 group_logs(s, &group[g])

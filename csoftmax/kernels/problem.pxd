@@ -35,7 +35,7 @@ cdef enum Strategy:
 # Where the kernels read and write.
 cdef enum Access:
     DIRECT                # reals of the kernels' precision with unit stride along rows or across columns, as they lie
-    CONVERTED             # contiguous rows of 16-bit floats as they lie, converted a block at a time
+    LOADED                # contiguous rows of 16-bit floats, or of masked reals, as they lie, loaded a block at a time
     STAGED                # reals in scratch, to which operands are copied first and from which results are copied last
 
 
@@ -249,7 +249,8 @@ cdef struct Kernels:
     int block                         # elements of a block
     # What `choose` needs to know of the level; lengths of rows:
     Py_ssize_t short_row              # up to this they are packed
-    bint converts[OPERATIONS]         # longer ones of 16-bit floats are converted where they lie
+    bint loads[OPERATIONS]            # longer ones that are masked are loaded where they lie, ...
+    bint halves                       # ... and so are 16-bit floats
     Py_ssize_t single_most[OPERATIONS]     # up to this `single` takes one; 0 where it takes none
     Py_ssize_t pending_least          # beyond this, ...
     Py_ssize_t pending_most[OPERATIONS]    # ... up to this, results are pending until a later row is exponentiated

@@ -1,10 +1,14 @@
-# Rows of native reals, or of 16-bit floats, whose elements lie next to each other.
+# Rows whose elements lie next to each other: native reals, where they lie; or 16-bit floats and masked reals, which are
+# loaded a block at a time.
 
 cdef struct RowBatch:
     # The rows that one call of a kernel works on, and what it makes of them.
     int operation
     int storage                   # REAL; or, of 16-bit floats, which x, p and y point to then
-    real *stage                   # and 2 BLOCK reals of scratch for blocks that are loaded
+    const char *mask              # IN the bytes of the mask, or NULL; rows are loaded then, ...
+    Py_ssize_t mask_pitch         # ... so many bytes from row to row, ...
+    Py_ssize_t mask_step          # ... and from element to element, 0 or 1
+    real *stage                   # scratch of derivatives that are loaded: 2 BLOCK reals
     const real *x                 # IN logits, or the incoming gradient: n elements of each row
     const real *p                 # IN the forward's output, in the derivatives; as many
     real *y                       # OUT results; as many, or one a row (LOGSUMEXP)
@@ -26,7 +30,7 @@ cdef struct RowBatch:
 
 cdef struct PendingRow:
     # A row whose exponentials are summed, and whose results are not yet written.
-    real *e                   # its exponentials, if they are stored
+    real *e                   # its exponentials, if they are stored; loaded logits, if not
     BlockStats *stats         # one a block
     double top                # its maximum, and the logarithm of the sum, in two parts
     double log_sum
@@ -53,16 +57,16 @@ cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t b) noexcept nogil:
     return BLOCK if n - b * BLOCK > BLOCK else n - b * BLOCK
 
 
-cdef inline char *x_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint direct) noexcept nogil:
-    return at(s.x, row * s.x_pitch + b * BLOCK, REAL if direct else F16)
+cdef inline char *x_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint native) noexcept nogil:
+    return at(s.x, row * s.x_pitch + b * BLOCK, REAL if native else s.storage)
 
 
-cdef inline char *p_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint direct) noexcept nogil:
-    return at(s.p, row * s.p_pitch + b * BLOCK, REAL if direct else F16)
+cdef inline char *p_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint native) noexcept nogil:
+    return at(s.p, row * s.p_pitch + b * BLOCK, REAL if native else s.storage)
 
 
-cdef inline char *y_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint direct) noexcept nogil:
-    return at(s.y, row * s.y_pitch + b * BLOCK, REAL if direct else F16)
+cdef inline char *y_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const bint native) noexcept nogil:
+    return at(s.y, row * s.y_pitch + b * BLOCK, REAL if native else s.storage)
 
 
 cdef inline Py_ssize_t rows_together(Py_ssize_t n) noexcept nogil:
@@ -71,27 +75,18 @@ cdef inline Py_ssize_t rows_together(Py_ssize_t n) noexcept nogil:
     return TOGETHER_MOST if rows > TOGETHER_MOST else (rows if rows > 1 else 1)
 
 
-# ---------------------------------------------------------------------------------- load: the next block
+# --------------------------------------------------------------------------------------- load: one block
 
-cdef inline const real *block_at(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, real *stage, real *maximum,
-                                 const bint direct) noexcept nogil:
-    # Block b of a row, as reals: where it lies, or loaded to OUT stage[BLOCK], with its maximum to OUT maximum.
-    cdef char *x = x_at(s, row, b, direct)
-    if direct:
-        return <const real *> x
-    maximum[0] = load_block(x, block_length(s.n, b), stage, s.storage)
-    return stage
-
-
-cdef inline const real *set_next(NextBlock *next, const RowBatch *s, Py_ssize_t row, Py_ssize_t b, const real *x,
-                                 const bint direct) noexcept nogil:
-    # OUT next, from block b of a row, which stands at x; returns where the next block stands, as reals. The sweep is at
-    # full speed only as long as the next block lasts: where that is much shorter, its maximum is taken beforehand.
+cdef inline const real *set_next(NextBlock *next, const RowBatch *s, Py_ssize_t row, Py_ssize_t b,
+                                 const real *x) noexcept nogil:
+    # OUT next, from block b of a row of native reals, which stands at x; returns where the next block stands. The sweep
+    # is at full speed only as long as the next block lasts: where that is much shorter, its maximum is taken
+    # beforehand.
     cdef Py_ssize_t n = block_length(s.n, b)
     cdef const real *block
     next.x = x
     next.n = n
-    next.known = not direct
+    next.known = False
     if b + 1 < blocks_of(s.n):
         b += 1
     elif row + 1 < s.rows:
@@ -99,14 +94,36 @@ cdef inline const real *set_next(NextBlock *next, const RowBatch *s, Py_ssize_t 
         b = 0
     else:
         return x
-    block = block_at(s, row, b, s.stage + (BLOCK if x == s.stage else 0), &next.maximum, direct)
-    if direct and block_length(s.n, b) < n // 2:
+    block = <const real *> x_at(s, row, b, True)
+    if block_length(s.n, b) < n // 2:
         next.known = True
         next.maximum = block_max(block, block_length(s.n, b))
-    elif direct:
+    else:
         next.x = block
         next.n = block_length(s.n, b)
     return block
+
+
+cdef inline void set_loaded(Sweep *sweep, const RowBatch *s, Py_ssize_t row, Py_ssize_t b) noexcept nogil:
+    # Block b of a row that is not of native reals is loaded to where its exponentials will be, sweep.e. The lines of
+    # the next block, and of results that are soon written, are fetched while it is swept.
+    cdef char *x = x_at(s, row, b, False)
+    sweep.x = sweep.e
+    if s.mask == NULL:
+        sweep.maximum = load_block(x, sweep.n, sweep.e, s.storage)
+    else:
+        sweep.maximum = load_where(<const real *> x, s.mask + row * s.mask_pitch + b * BLOCK * s.mask_step, s.mask_step,
+                                   sweep.n, sweep.e, -INFINITY)
+    sweep.next.known = True
+    sweep.next.x = sweep.x
+    sweep.next.n = sweep.n
+    sweep.next.size = element_size(s.storage)
+    sweep.next.memory = x + sweep.n * sweep.next.size
+    if b + 1 == blocks_of(s.n):
+        sweep.next.memory = x_at(s, row + 1, 0, False)
+    sweep.next.y = sweep.e
+    if s.n <= TOGETHER_REALS and s.operation != LOGSUMEXP and not s.stream:
+        sweep.next.y = y_at(s, row, b, False)
 
 
 # ------------------------------------------------------------------------------------- finish and store
@@ -133,7 +150,7 @@ cdef void finish_rows(const RowBatch *s, Py_ssize_t row, Py_ssize_t rows, Pendin
 
 
 cdef inline void normalise_rows(const RowBatch *s, Py_ssize_t row, Py_ssize_t rows, const PendingRow *f,
-                                const bint direct) noexcept nogil:
+                                const bint native) noexcept nogil:
     # Finishes and writes softmaxes of one block: rows from "row" on, IN f[rows].
     cdef double sums[TOGETHER_MOST]
     cdef double rests[TOGETHER_MOST]
@@ -149,12 +166,12 @@ cdef inline void normalise_rows(const RowBatch *s, Py_ssize_t row, Py_ssize_t ro
     for r in range(rows):
         h = v_set1(high[r])
         l = v_set1(low[r])
-        if direct:
-            normalise(f[r].e, y_at(s, row + r, 0, direct), s.n, h, l, REAL)
+        if native or s.storage == REAL:
+            normalise(f[r].e, y_at(s, row + r, 0, native), s.n, h, l, REAL)
         elif s.storage == F16:
-            normalise(f[r].e, y_at(s, row + r, 0, direct), s.n, h, l, F16)
+            normalise(f[r].e, y_at(s, row + r, 0, native), s.n, h, l, F16)
         else:
-            normalise(f[r].e, y_at(s, row + r, 0, direct), s.n, h, l, BF16)
+            normalise(f[r].e, y_at(s, row + r, 0, native), s.n, h, l, BF16)
 
 
 cdef inline Logs row_logs(const RowBatch *s, const PendingRow *f) noexcept nogil:
@@ -164,19 +181,21 @@ cdef inline Logs row_logs(const RowBatch *s, const PendingRow *f) noexcept nogil
     return logs_of(v_set1(high), v_set1(low), s.inv_t)
 
 
-cdef inline void write_logs(const RowBatch *s, Py_ssize_t row, const PendingRow *f, const bint direct) noexcept nogil:
+cdef inline void write_logs(const RowBatch *s, Py_ssize_t row, const PendingRow *f, const bint native) noexcept nogil:
     # What is made of the logarithm of a row's sum.
     cdef Logs logs
     if s.operation == LOGSUMEXP:
         s.y[row * s.y_pitch] = whole_log(f.top, f.log_sum, f.log_rest)
     elif s.operation == LOG_SOFTMAX:
         logs = row_logs(s, f)
-        if direct and not s.stream:
-            log_block(x_at(s, row, 0, direct), y_at(s, row, 0, direct), s.n, &logs, False, REAL)
-        elif direct:
-            log_reals(<const real *> x_at(s, row, 0, direct), <real *> y_at(s, row, 0, direct), s.n, &logs, True)
+        if native and not s.stream:
+            log_block(x_at(s, row, 0, native), y_at(s, row, 0, native), s.n, &logs, False, REAL)
+        elif native:
+            log_reals(<const real *> x_at(s, row, 0, native), <real *> y_at(s, row, 0, native), s.n, &logs, True)
+        elif s.mask != NULL:
+            log_reals(f.e, <real *> y_at(s, row, 0, native), s.n, &logs, s.stream)
         else:
-            log_halves(x_at(s, row, 0, direct), y_at(s, row, 0, direct), s.n, &logs, s.storage)
+            log_halves(x_at(s, row, 0, native), y_at(s, row, 0, native), s.n, &logs, s.storage)
     else:
         s.top[row] = f.top
         s.log_sum[row] = f.log_sum
@@ -189,16 +208,16 @@ cdef inline bint may_wait(Py_ssize_t n, bint stream) noexcept nogil:
 
 
 cdef inline real *block_exps(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, real *e, const int gathers,
-                             const bint direct) noexcept nogil:
+                             const bint native) noexcept nogil:
     # Where the exponentials of block b of a row wait to be normalised: of a long row in the result, else in e, scratch.
-    if (not direct or gathers == SUM_AND_TIES or blocks_of(s.n) <= FEW_BLOCKS
+    if ((not native and s.storage != REAL) or gathers == SUM_AND_TIES or blocks_of(s.n) <= FEW_BLOCKS
             or not may_wait(block_length(s.n, b), s.stream)):
         return e + b * BLOCK
-    return <real *> y_at(s, row, b, direct)
+    return <real *> y_at(s, row, b, native)
 
 
 cdef inline void write_exps(const RowBatch *s, Py_ssize_t row, const PendingRow *f, const int gathers,
-                            const bint direct) noexcept nogil:
+                            const bint native) noexcept nogil:
     # A row's exponentials, normalised.
     cdef const BlockStats *stats = f.stats
     cdef Py_ssize_t b, n
@@ -206,20 +225,20 @@ cdef inline void write_exps(const RowBatch *s, Py_ssize_t row, const PendingRow 
     cdef char *y
     for b in range(blocks_of(s.n)):
         n = block_length(s.n, b)
-        e = block_exps(s, row, b, f.e, gathers, direct)
-        y = y_at(s, row, b, direct)
-        if direct:
+        e = block_exps(s, row, b, f.e, gathers, native)
+        y = y_at(s, row, b, native)
+        if native or s.storage == REAL:
             normalise_reals(e, <real *> y, n, stats[b].factor, stats[b].factor_rest, s.stream)
         else:
             normalise_halves(e, y, n, stats[b].factor, stats[b].factor_rest, s.storage)
 
 
 cdef inline void write_row(const RowBatch *s, Py_ssize_t row, const PendingRow *f, const bint keep, const int gathers,
-                           const bint direct) noexcept nogil:
+                           const bint native) noexcept nogil:
     if gathers == SUM_AND_TIES:
-        write_logs(s, row, f, direct)
+        write_logs(s, row, f, native)
     if keep:
-        write_exps(s, row, f, gathers, direct)
+        write_exps(s, row, f, gathers, native)
 
 
 # ----------------------------------------------------------------------------------------- rows by sweeps
@@ -234,18 +253,17 @@ cdef inline void start_rows(PendingRow *pending, Py_ssize_t count, Py_ssize_t n,
 
 
 cdef inline void sweep_rows(const RowBatch *s, real *scratch, BlockStats *stats, const bint keep, const int gathers,
-                            const bint direct) noexcept nogil:
+                            const bint native) noexcept nogil:
     # Rows whose results are written as soon as their batch is summed. Scratch: in_flight rows of exponentials, in whole
     # LANES; as many rows of BlockStats.
     cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n), first = 0, rows, row, b
-    cdef const real *block
+    cdef const real *block = s.x
     cdef Sweep sweep
     cdef PendingRow pending[TOGETHER_MOST]
     cdef PendingRow *f
     start_rows(pending, together, s.n, scratch, stats)
-    sweep.x = block_at(s, 0, 0, s.stage, &sweep.maximum, direct)
-    if direct:
-        sweep.maximum = block_max(sweep.x, block_length(s.n, 0))
+    if native:
+        sweep.maximum = block_max(block, block_length(s.n, 0))
     sweep.t = s.t
     while first < s.rows:
         rows = together if s.rows - first > together else s.rows - first
@@ -253,63 +271,67 @@ cdef inline void sweep_rows(const RowBatch *s, real *scratch, BlockStats *stats,
             f = &pending[row - first]
             for b in range(blocks):
                 sweep.n = block_length(s.n, b)
-                sweep.e = block_exps(s, row, b, f.e, gathers, direct) if keep else f.e
-                block = set_next(&sweep.next, s, row, b, sweep.x, direct)
-                sweep.next.y = sweep.e
-                if direct and keep and not s.stream:
-                    sweep.next.y = lines_to_write(sweep.e, <real *> y_at(s, row, b, direct))
-                if direct:
+                sweep.e = block_exps(s, row, b, f.e, gathers, native) if keep else f.e + (0 if native else b * BLOCK)
+                if native:
+                    sweep.x = block
+                    block = set_next(&sweep.next, s, row, b, block)
+                    sweep.next.y = sweep.e
+                    if keep and not s.stream:
+                        sweep.next.y = lines_to_write(sweep.e, <real *> y_at(s, row, b, native))
                     sweep.maximum = sweep_block(&sweep, f.stats + b, keep, gathers, False, False)
-                elif keep:
-                    sweep.maximum = sweep_loaded_exps(&sweep, f.stats + b)
                 else:
-                    sweep.maximum = sweep_loaded_sums(&sweep, f.stats + b)
-                sweep.x = block
+                    set_loaded(&sweep, s, row, b)
+                    if keep:
+                        sweep_loaded_exps(&sweep, f.stats + b)
+                    else:
+                        sweep_loaded_sums(&sweep, f.stats + b)
         if keep and gathers == SUM and blocks == 1 and not s.stream:
-            normalise_rows(s, first, rows, pending, direct)
+            normalise_rows(s, first, rows, pending, native)
         else:
             finish_rows(s, first, rows, pending, keep, gathers)
             for row in range(rows):
-                write_row(s, first + row, &pending[row], keep, gathers, direct)
+                write_row(s, first + row, &pending[row], keep, gathers, native)
         first += rows
 
 
 cdef inline void set_pending(PendingBlock *pending, const RowBatch *s, Py_ssize_t row, Py_ssize_t b,
-                             const PendingRow *f, real *e, const bint logs) noexcept nogil:
-    # OUT pending: block b of a row, still to be written. Before the first row, e is where the exponentials of the row
-    # under way will be.
+                             const PendingRow *f, real *unused, const bint logs, const bint native) noexcept nogil:
+    # OUT pending: block b of a row, still to be written. Before the first row, what is written goes to OUT unused,
+    # whose contents nobody needs yet.
     cdef const BlockStats *stats = f.stats + b
-    cdef real *y = <real *> y_at(s, row, b, True)
+    cdef real *y = <real *> y_at(s, row, b, native)
+    pending.x = f.e + b * BLOCK
+    pending.y = y
     if row >= 0 and logs:
-        pending.x = <const real *> x_at(s, row, b, True)
-        pending.y = y
+        if native:
+            pending.x = <const real *> x_at(s, row, b, native)
         pending.logs = row_logs(s, f)
         return
     if row >= 0 and not is_tiny(stats.factor, FACTOR_SCALE):
-        pending.x = f.e + b * BLOCK
-        pending.y = y
         set_factor(stats.factor, stats.factor_rest, &pending.high, &pending.low)
         return
-    pending.x = pending.y = e
+    pending.x = pending.y = unused
     pending.high = pending.low = v_set1(0)
     pending.logs = logs_of(pending.high, pending.low, 1)
     if row >= 0:
         normalise_reals(f.e + b * BLOCK, y, block_length(s.n, b), stats.factor, stats.factor_rest, False)
 
 
-cdef inline void fused_rows(const RowBatch *s, real *scratch, BlockStats *stats, const bint logs) noexcept nogil:
+cdef inline void fused_rows(const RowBatch *s, real *scratch, BlockStats *stats, const bint logs,
+                            const bint native) noexcept nogil:
     # Softmax or log_softmax as by sweep_rows, but while one row is exponentiated the results of an earlier one are
-    # written.
+    # written. Rows that are loaded stay in scratch until then (logs).
     cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n) if logs else 1, row, rows, b, here = 0
     cdef int gathers = SUM_AND_TIES if logs else SUM
-    cdef const real *block
+    cdef const real *block = s.x
     cdef Sweep sweep
     cdef PendingRow pending[2 * TOGETHER_MOST]
     cdef PendingRow *f
     cdef PendingRow *earlier
+    cdef real *y
     start_rows(pending, 2 * together, s.n, scratch, stats)
-    sweep.x = s.x
-    sweep.maximum = block_max(sweep.x, block_length(s.n, 0))
+    if native:
+        sweep.maximum = block_max(block, block_length(s.n, 0))
     sweep.t = s.t
     for row in range(s.rows):
         f = &pending[here]
@@ -317,11 +339,15 @@ cdef inline void fused_rows(const RowBatch *s, real *scratch, BlockStats *stats,
         for b in range(blocks):
             sweep.n = block_length(s.n, b)
             sweep.e = f.e + b * BLOCK
-            block = set_next(&sweep.next, s, row, b, sweep.x, True)
-            sweep.next.y = sweep.e if logs else <real *> y_at(s, row, b, True)
-            set_pending(&sweep.pending, s, row - together, b, earlier, sweep.e, logs)
-            sweep.maximum = sweep_block(&sweep, f.stats + b, not logs, SUM_AND_TIES if logs else SUM, True, False)
-            sweep.x = block
+            y = <real *> y_at(s, row, b, native)
+            if native:
+                sweep.x = block
+                block = set_next(&sweep.next, s, row, b, block)
+                sweep.next.y = sweep.e if logs else y
+            else:
+                set_loaded(&sweep, s, row, b)
+            set_pending(&sweep.pending, s, row - together, b, earlier, sweep.e if native else y, logs, native)
+            sweep.maximum = sweep_block(&sweep, f.stats + b, not logs, SUM_AND_TIES if logs else SUM, True, not native)
         here += 1
         if here == together or here == 2 * together or row + 1 == s.rows:
             rows = here if here <= together else here - together
@@ -329,23 +355,28 @@ cdef inline void fused_rows(const RowBatch *s, real *scratch, BlockStats *stats,
         if here == 2 * together:
             here = 0
     for row in range(s.rows - together if s.rows > together else 0, s.rows):
-        write_row(s, row, &pending[row % (2 * together)], not logs, SUM_AND_TIES if logs else SUM, True)
+        write_row(s, row, &pending[row % (2 * together)], not logs, SUM_AND_TIES if logs else SUM, native)
+
+
+cdef inline bint is_fused(const RowBatch *s, Py_ssize_t together) noexcept nogil:
+    # Whether rows are written while later ones are exponentiated: not, if all of them would be pending at the end.
+    return FUSED and s.pending and s.rows > together
 
 
 cdef void softmax_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
-    if FUSED and s.pending:
-        fused_rows(s, scratch, stats, False)
+    if is_fused(s, 1):
+        fused_rows(s, scratch, stats, False, True)
     else:
         sweep_rows(s, scratch, stats, True, SUM, True)
 
 
-cdef void softmax_halves(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+cdef void softmax_loaded_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
     sweep_rows(s, scratch, stats, True, SUM, False)
 
 
 cdef void log_softmax_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
-    if FUSED and s.pending:
-        fused_rows(s, scratch, stats, True)
+    if is_fused(s, rows_together(s.n)):
+        fused_rows(s, scratch, stats, True, True)
     else:
         log_rows(s, scratch, stats)
 
@@ -355,8 +386,12 @@ cdef void log_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept
     sweep_rows(s, scratch, stats, False, SUM_AND_TIES, True)
 
 
-cdef void log_halves_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
-    sweep_rows(s, scratch, stats, False, SUM_AND_TIES, False)
+cdef void log_loaded_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
+    # Masked reals, or 16-bit floats.
+    if s.operation == LOG_SOFTMAX and s.storage == REAL and is_fused(s, rows_together(s.n)):
+        fused_rows(s, scratch, stats, True, False)
+    else:
+        sweep_rows(s, scratch, stats, False, SUM_AND_TIES, False)
 
 
 cdef void loss_and_gradient_rows(const RowBatch *s, real *scratch, BlockStats *stats) noexcept nogil:
@@ -366,7 +401,8 @@ cdef void loss_and_gradient_rows(const RowBatch *s, real *scratch, BlockStats *s
 # ------------------------------------------------------------------------------------ one row, by itself
 
 cdef inline bint single_softmax(const real *x, real *y, Py_ssize_t n, const int times) noexcept nogil:
-    # IN x[n] to OUT y[n], up to "times" LANES elements; False if they need the far reduction: then nothing is written.
+    # IN x[n] to OUT y[n], up to "times" LANES elements; False if they need the direct range reduction: then nothing is
+    # written.
     cdef vec rows[2 * NV]
     cdef vec sums[NV]
     cdef shift_t shift
@@ -561,8 +597,8 @@ cdef inline void single_softmax_backward(const real *g, const real *p, real *y, 
 
 cdef bint single_row(int operation, const void *x, const void *p, void *y, Py_ssize_t n,
                      double temperature) noexcept nogil:
-    # A row for which SINGLE_ROW has been chosen: IN x[n] and p[n] to OUT y[n]. False if its values need the far
-    # reduction, which run_rows has: then nothing is written.
+    # A row for which SINGLE_ROW has been chosen: IN x[n] and p[n] to OUT y[n]. False if its values need the direct
+    # range reduction, which run_rows has: then nothing is written.
     if operation == SOFTMAX_GRAD:
         single_softmax_backward(<const real *> x, <const real *> p, <real *> y, n, 1 / temperature)
         return True
@@ -572,7 +608,7 @@ cdef bint single_row(int operation, const void *x, const void *p, void *y, Py_ss
 
 
 cdef inline void row_dot(const RowBatch *s, Py_ssize_t row, DotFn block_dot, double *total, double *lost,
-                         const bint direct) noexcept nogil:
+                         const bint native) noexcept nogil:
     # The dot product of a row to OUT total + lost, block by block.
     cdef Py_ssize_t b, n
     cdef double high, low
@@ -581,11 +617,11 @@ cdef inline void row_dot(const RowBatch *s, Py_ssize_t row, DotFn block_dot, dou
     total[0] = lost[0] = 0
     for b in range(blocks_of(s.n)):
         n = block_length(s.n, b)
-        g = x_at(s, row, b, direct)
-        p = p_at(s, row, b, direct)
+        g = x_at(s, row, b, native)
+        p = p_at(s, row, b, native)
         # the lines of a longer result would not wait
-        if direct:
-            block_dot(<const real *> g, <const real *> p, y_at(s, row, b, direct) if s.n <= BLOCK else g, n, &high,
+        if native:
+            block_dot(<const real *> g, <const real *> p, y_at(s, row, b, native) if s.n <= BLOCK else g, n, &high,
                       &low)
         else:
             load_block(g, n, s.stage, s.storage)
@@ -596,40 +632,40 @@ cdef inline void row_dot(const RowBatch *s, Py_ssize_t row, DotFn block_dot, dou
 
 
 cdef inline void row_gradient(const RowBatch *s, Py_ssize_t row, GradientFn write, real dot, real rest,
-                              const bint direct) noexcept nogil:
+                              const bint native) noexcept nogil:
     # The results of a row, from what gradient_dot gives.
     cdef Factors factors
     cdef Py_ssize_t b, n
     factors.dot = dot
     factors.rest = rest
     factors.inv_t = s.inv_t
-    if direct:
-        write(<const real *> x_at(s, row, 0, direct), <const real *> p_at(s, row, 0, direct),
-              <real *> y_at(s, row, 0, direct), s.n, &factors, s.stream)
+    if native:
+        write(<const real *> x_at(s, row, 0, native), <const real *> p_at(s, row, 0, native),
+              <real *> y_at(s, row, 0, native), s.n, &factors, s.stream)
         return
     for b in range(blocks_of(s.n)):
         n = block_length(s.n, b)
         if s.n > BLOCK:
-            load_block(x_at(s, row, b, direct), n, s.stage, s.storage)
-            load_block(p_at(s, row, b, direct), n, s.stage + BLOCK, s.storage)
+            load_block(x_at(s, row, b, native), n, s.stage, s.storage)
+            load_block(p_at(s, row, b, native), n, s.stage + BLOCK, s.storage)
         write(s.stage, s.stage + BLOCK, s.stage, n, &factors, False)
-        store_block(s.stage, y_at(s, row, b, direct), n, s.storage)
+        store_block(s.stage, y_at(s, row, b, native), n, s.storage)
 
 
-cdef void backward_row(const RowBatch *s, Py_ssize_t row, bint direct) noexcept nogil:
+cdef void backward_row(const RowBatch *s, Py_ssize_t row, bint native) noexcept nogil:
     cdef int operation = s.operation
     cdef double total, lost
     cdef real dot, rest
-    if direct:
+    if native:
         row_dot(s, row, block_dots[operation], &total, &lost, True)
     else:
         row_dot(s, row, block_dots[operation], &total, &lost, False)
     gradient_dot(total, lost, operation, &dot, &rest)
     if is_beyond(dot, s.n, operation) and finish_line(
-            line_of(x_at(s, row, 0, direct), p_at(s, row, 0, direct), y_at(s, row, 0, direct), s.n, s.storage),
+            line_of(x_at(s, row, 0, native), p_at(s, row, 0, native), y_at(s, row, 0, native), s.n, s.storage),
             s.inv_t, operation):
         return
-    if direct:
+    if native:
         row_gradient(s, row, block_gradients[operation], dot, rest, True)
     else:
         row_gradient(s, row, block_gradients[operation], dot, rest, False)

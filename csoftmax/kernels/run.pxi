@@ -131,21 +131,30 @@ cdef inline bint is_contiguous(const Problem *problem, const View *o) noexcept n
     return problem.axis_ndim == 1 and o.storage == REAL and o.step == <Py_ssize_t> sizeof(real)
 
 
-cdef void load_rows(const Problem *problem, const View *o, Py_ssize_t row, Py_ssize_t rows, real *dst,
-                    real excluded) noexcept nogil:
+cdef void load_rows(const Problem *problem, const View *o, Py_ssize_t row, Py_ssize_t rows, real *dst, real excluded,
+                    char *expanded) noexcept nogil:
     # Rows [row, row + rows) of an operand to OUT dst[rows * problem.n], as if the excluded classes were not there.
+    # Scratch: expanded[rows * problem.n + 7], where there is a mask.
     cdef const char *x = batch_at(problem, o, row)
     cdef const char *mask
-    cdef Py_ssize_t r
+    cdef Py_ssize_t r, pitch = problem.mask.row, step = problem.mask.step
     if problem.mask.data == NULL:
         gather_rows(problem, o, x, rows, dst)
         return
     mask = batch_at(problem, &problem.mask, row)
-    if is_contiguous(problem, o) and problem.mask.step == 1:
+    if is_contiguous(problem, o) and 0 <= step <= 1:
+        if dense_rows(problem, o, sizeof(real)) and (pitch == 0 or step == 0):
+            expand_mask(mask, pitch, step, rows, problem.n, expanded)
+            mask = expanded
+            pitch = problem.n
+            step = 1
+        if dense_rows(problem, o, sizeof(real)) and pitch == problem.n:
+            select_block(<const real *> x, mask, rows * problem.n, dst, excluded)
+            return
         for r in range(rows):
-            load_where(<const real *> x, mask, problem.n, dst + r * problem.n, excluded)
+            load_where(<const real *> x, mask, step, problem.n, dst + r * problem.n, excluded)
             x += o.row
-            mask += problem.mask.row
+            mask += pitch
         return
     gather_rows(problem, o, x, rows, dst)
     for r in range(rows):
@@ -201,6 +210,7 @@ cdef Py_ssize_t lay_rows(const Problem *problem, RowScratch *r, char *base) noex
     r.probabilities = r.tile = r.tile_p = NULL
     r.keys = NULL
     r.exponents = NULL
+    r.mask = NULL
     r.stats = <BlockStats *> scratch_alloc(&scratch, in_flight(problem) * blocks_of(problem.n), sizeof(BlockStats))
     r.e = scratch_reals(&scratch, exp_reals(problem))
     if is_loss(problem.operation):
@@ -208,12 +218,13 @@ cdef Py_ssize_t lay_rows(const Problem *problem, RowScratch *r, char *base) noex
         r.probabilities = scratch_reals(&scratch, padded(problem.n))
     if problem.access == DIRECT:
         return scratch.used
-    if problem.access == CONVERTED:
+    if problem.access == LOADED:
         r.tile = scratch_reals(&scratch, 2 * BLOCK)
         r.tile_p = scratch_reals(&scratch, LOSS_CHUNK)
         return scratch.used
     r.keys = <uint64_t *> scratch_alloc(&scratch, rows if problem.exact else 0, sizeof(uint64_t))
     r.exponents = <Py_ssize_t *> scratch_alloc(&scratch, rows if problem.rescaled else 0, sizeof(Py_ssize_t))
+    r.mask = <char *> scratch_alloc(&scratch, rows * problem.n + 7 if problem.mask.data != NULL else 0, 1)
     # A row's last vector is written whole.
     r.tile = scratch_reals(&scratch, rows * problem.n + LANES)
     r.tile_p = scratch_reals(&scratch, rows * (problem.n if problem.p.data != NULL else 1) + LANES)
@@ -224,7 +235,7 @@ cdef inline Py_ssize_t most_rows(const Problem *problem, Py_ssize_t rows) noexce
     # How many of so many rows run_batch is given together, at most.
     if problem.access == STAGED and rows > stage_rows(problem):
         rows = stage_rows(problem)
-    if problem.access == CONVERTED and problem.operation == LOGSUMEXP and rows > LOSS_CHUNK:
+    if problem.access == LOADED and problem.operation == LOGSUMEXP and rows > LOSS_CHUNK:
         rows = LOSS_CHUNK
     if is_loss(problem.operation) and rows > loss_chunk(problem.n):
         rows = loss_chunk(problem.n)
@@ -249,8 +260,8 @@ cdef inline void begin_batch(const Problem *problem, RowBatch *s, const RowScrat
     s.n = problem.n
     s.t = inner_temperature(problem)
     s.inv_t = 1 / s.t
-    s.storage = problem.x.storage if problem.access == CONVERTED else REAL
-    s.stage = scratch.tile if problem.access == CONVERTED else NULL
+    s.storage = problem.x.storage if problem.access == LOADED else REAL
+    s.stage = scratch.tile if problem.access == LOADED else NULL
     s.operation = problem.operation
     s.packed = problem.strategy == PACKED_ROWS
     s.pending = problem.pending
@@ -260,7 +271,7 @@ cdef inline void begin_batch(const Problem *problem, RowBatch *s, const RowScrat
 cdef inline void place_batch(const Problem *problem, Py_ssize_t row, RowBatch *s,
                              const RowScratch *scratch) noexcept nogil:
     # OUT s: where rows from "row" of the problem on lie.
-    cdef Py_ssize_t size = <Py_ssize_t> sizeof(real) if s.storage == REAL else 2
+    cdef Py_ssize_t size = element_size(s.storage)
     s.x = <const real *> batch_at(problem, &problem.x, row)
     s.x_pitch = problem.x.row // size
     if problem.y.data != NULL:
@@ -269,9 +280,13 @@ cdef inline void place_batch(const Problem *problem, Py_ssize_t row, RowBatch *s
     if problem.p.data != NULL:
         s.p = <const real *> batch_at(problem, &problem.p, row)
         s.p_pitch = problem.p.row // size
-    if s.storage != REAL and problem.operation == LOGSUMEXP:
+    if problem.access == LOADED and problem.operation == LOGSUMEXP:
         s.y = scratch.tile_p
         s.y_pitch = 1
+    if problem.mask.data != NULL:
+        s.mask = batch_at(problem, &problem.mask, row)
+        s.mask_pitch = problem.mask.row
+        s.mask_step = problem.mask.step
 
 
 cdef inline bint is_stored_directly(const Problem *problem, const char *y) noexcept nogil:
@@ -287,7 +302,7 @@ cdef void load_batch(const Problem *problem, Py_ssize_t row, RowBatch *s, const 
     # powers of two are taken out.
     cdef char *y = batch_at(problem, &problem.y, row) if problem.y.data != NULL else NULL
     cdef Py_ssize_t n = problem.n, r
-    load_rows(problem, &problem.x, row, s.rows, scratch.tile, excluded_input(problem.operation))
+    load_rows(problem, &problem.x, row, s.rows, scratch.tile, excluded_input(problem.operation), scratch.mask)
     s.x = s.y = scratch.tile
     s.x_pitch = s.y_pitch = s.p_pitch = n
     if problem.operation == LOGSUMEXP:
@@ -297,7 +312,7 @@ cdef void load_batch(const Problem *problem, Py_ssize_t row, RowBatch *s, const 
         s.y = <real *> y
         s.y_pitch = problem.y.row // <Py_ssize_t> sizeof(real)
     if problem.p.data != NULL:
-        load_rows(problem, &problem.p, row, s.rows, scratch.tile_p, excluded_output(problem.operation))
+        load_rows(problem, &problem.p, row, s.rows, scratch.tile_p, excluded_output(problem.operation), scratch.mask)
         s.p = scratch.tile_p
     if problem.exact:
         for r in range(s.rows):
@@ -353,8 +368,10 @@ cdef void run_rows(const Problem *problem, Py_ssize_t begin, Py_ssize_t end, cha
             run_batch(&s, scratch.e, scratch.stats)
         if problem.access == STAGED:
             store_batch(problem, row, &s, &scratch)
-        elif problem.access == CONVERTED and problem.operation == LOGSUMEXP:
+        elif problem.access == LOADED and problem.operation == LOGSUMEXP:
             store_sums(problem, row, s.rows, s.y)
+        elif problem.mask.data != NULL:
+            mask_results(problem, row, s.rows, s.y, s.y_pitch)
         row += s.rows
     if problem.stream:
         stream_fence()
@@ -407,7 +424,7 @@ cdef void run_columns(const Problem *problem, Py_ssize_t begin, Py_ssize_t end, 
         if s.width != width:
             width = s.width
             lay_columns(problem, width, &scratch, base)
-        if is_loaded(problem):
+        if is_tile_loaded(problem):
             load_tile(problem, row, &scratch.stage, &s)
         if is_loss(problem.operation):
             loss_columns(problem, &s, row, unit, &scratch)
@@ -672,11 +689,11 @@ cdef void write(const Problem *problem, Py_ssize_t row, Py_ssize_t begin, Py_ssi
 
 # -------------------------------------------------------------------------------------- what a level offers
 
-cdef void set_converts(Kernels *level) noexcept:
-    # OUT level.converts, from the table of operations.
+cdef void set_loads(Kernels *level) noexcept:
+    # OUT level.loads, from the table of operations.
     cdef int operation
     for operation in range(OPERATIONS):
-        level.converts[operation] = HALVES and row_kernels[operation][<int> HALF_FORM] != NULL
+        level.loads[operation] = row_kernels[operation][<int> LOADED_FORM] != NULL
 
 
 cdef BlockScratch no_blocks
@@ -684,12 +701,13 @@ cdef Kernels kernels
 kernels.lanes = VL
 kernels.block = BLOCK
 kernels.short_row = SHORT
+kernels.halves = HALVES
 kernels.single_most[<int> SOFTMAX] = 2 * LANES
 kernels.single_most[<int> SOFTMAX_GRAD] = PLAIN
 kernels.pending_least = PENDING_LEAST
 kernels.pending_most[<int> SOFTMAX] = FEW_BLOCKS * BLOCK if FUSED else 0
 kernels.pending_most[<int> LOG_SOFTMAX] = MANY_BLOCKS * BLOCK if FUSED else 0
-set_converts(&kernels)
+set_loads(&kernels)
 kernels.run = run
 kernels.single = single_row
 kernels.scratch_bytes = scratch_bytes

@@ -15,14 +15,14 @@ cdef struct TileStage:
     Py_ssize_t *exponents         # one row: powers of two that are taken out of each column (problem.rescaled)
 
 
-cdef inline bint is_loaded(const Problem *problem) noexcept nogil:
+cdef inline bint is_tile_loaded(const Problem *problem) noexcept nogil:
     # Whether tiles are loaded into scratch.
     return problem.access != DIRECT or problem.exps_in_scratch
 
 
 cdef void lay_stage(TileStage *st, const Problem *problem, Py_ssize_t width, Scratch *scratch) noexcept nogil:
     # OUT st, in scratch: for a tile of "width" columns.
-    cdef Py_ssize_t pitch = tile_pitch(width), n = problem.n if is_loaded(problem) else 0
+    cdef Py_ssize_t pitch = tile_pitch(width), n = problem.n if is_tile_loaded(problem) else 0
     st.pitch = pitch
     st.x = scratch_reals(scratch, n * pitch)
     st.p = scratch_reals(scratch, (n if problem.p.data != NULL else 1) * pitch)
@@ -215,8 +215,8 @@ cdef void load_gradients(const Problem *problem, Py_ssize_t row, const TileStage
         convert_rows(problem, &problem.p, p, i, 1, outputs, st, width)
         if mask != NULL:
             included = mask_rows_at(problem, mask, i, 1, st, width, &step)
-            load_where(gradients, included, width, gradients, excluded_input(problem.operation))
-            load_where(outputs, included, width, outputs, excluded_output(problem.operation))
+            select_block(gradients, included, width, gradients, excluded_input(problem.operation))
+            select_block(outputs, included, width, outputs, excluded_output(problem.operation))
         gradients += st.pitch
         outputs += st.pitch
     if problem.rescaled:
@@ -281,7 +281,7 @@ cdef void store_tile(const Problem *problem, Py_ssize_t row, const TileStage *st
     for i in range(problem.n):
         results = s.y + i * s.y_step
         if mask != NULL:
-            load_where(results, mask_rows_at(problem, mask, i, 1, st, s.width, &step), s.width, results,
-                       excluded_result(problem.operation))
+            select_block(results, mask_rows_at(problem, mask, i, 1, st, s.width, &step), s.width, results,
+                         excluded_result(problem.operation))
         if s.y != <real *> y:
             store_run(problem.y.storage, y + i * problem.y.step, problem.y.row, s.width, results)

@@ -2,9 +2,10 @@
 
 Short rows are packed, or a single one stays in registers; longer ones are a batch, and long ones are split by their
 blocks where threads would be idle. Where the axis is strided but a batch dimension lies closer, tiles of neighbouring
-columns are swept down the axis. What is not native reals with unit stride is staged, but for 16-bit rows that the
-kernels convert where they lie. The choice is carried in the problem, and the kernels and the core obey it. It changes
-none of a row's bits, which depend on its length, its dtype and the ISA level alone.
+columns are swept down the axis. What is not native reals with unit stride is staged, but for rows of 16-bit floats, and
+masked ones, that the kernels load a block at a time where they lie. The choice is carried in the problem, and the
+kernels and the core obey it. It changes none of a row's bits, which depend on its length, its dtype and the ISA level
+alone.
 """
 
 import os
@@ -15,11 +16,11 @@ from csoftmax.runtime.dispatch import get_isa
 from libc.stdint cimport uintptr_t
 
 from csoftmax.kernels.problem cimport (
-    COLUMN_TILES, CONVERTED, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, FOR_ALIGNMENT, FOR_BYTE_ORDER, FOR_DTYPES,
-    FOR_HALVES, FOR_INTEGERS, FOR_MASK, FOR_STRIDES, FOR_TEMPERATURE, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP,
-    LOGSUMEXP, NOT_STAGED, OPERANDS, OPERATIONS, PACKED_ROWS, ROW_BATCH, SINGLE_ROW, SOFTMAX, SOFTMAX_GRAD,
-    SPLIT_BLOCKS, SPLIT_ROW, STAGED, WAVE_ELEMENTS, Kernels, Problem, View, is_extreme, is_loss, is_single_row,
-    is_small, loss_chunk,
+    COLUMN_TILES, CROSS_ENTROPY, CROSS_ENTROPY_GRAD, DIRECT, FOR_ALIGNMENT, FOR_BYTE_ORDER, FOR_DTYPES,
+    FOR_HALVES, FOR_INTEGERS, FOR_MASK, FOR_STRIDES, FOR_TEMPERATURE, LOADED, LOG_SOFTMAX, LOG_SOFTMAX_JVP,
+    LOG_SOFTMAX_VJP, LOGSUMEXP, NOT_STAGED, OPERANDS, OPERATIONS, PACKED_ROWS, ROW_BATCH, SINGLE_ROW, SOFTMAX,
+    SOFTMAX_GRAD, SPLIT_BLOCKS, SPLIT_ROW, STAGED, WAVE_ELEMENTS, Kernels, Problem, View, is_derivative, is_extreme,
+    is_loss, is_single_row, is_small, loss_chunk,
 )
 from csoftmax.runtime.core cimport effective_threads, useful_threads
 from csoftmax.runtime.dispatch cimport kernels_for
@@ -190,24 +191,33 @@ cdef int staged_for(const Problem *problem, bint unit) noexcept nogil:
     return NOT_STAGED if unit else FOR_STRIDES
 
 
-cdef bint are_halves(const Problem *problem, const View *o, int storage) noexcept nogil:
-    """The operand's rows are contiguous 16-bit floats of that storage."""
-    return o.data == NULL or (o.storage == storage and o.step == 2 and is_aligned(problem, o, 2))
+cdef bint are_contiguous(const Problem *problem, const View *o, int storage) noexcept nogil:
+    """The operand's rows are aligned elements of that storage, next to each other."""
+    cdef Py_ssize_t size = item_size(storage)
+    return o.data == NULL or (o.storage == storage and o.step == size and is_aligned(problem, o, size))
 
 
-cdef bint can_convert(const Problem *problem) noexcept nogil:
-    """Rows of 16-bit floats that the kernels convert where they lie, a block at a time."""
+cdef bint can_load(const Problem *problem) noexcept nogil:
+    """Rows of 16-bit floats, or masked ones, that the kernels load where they lie, a block at a time."""
     cdef const Kernels *kernels = problem.kernels
     cdef int storage = problem.x.storage
-    return (kernels.converts[problem.operation] and (storage == CSM_F16 or storage == CSM_BF16)
-            and problem.n > kernels.short_row and problem.axis_ndim == 1 and problem.mask.data == NULL
-            and are_halves(problem, &problem.x, storage) and are_halves(problem, &problem.p, storage)
-            and (problem.operation == LOGSUMEXP or are_halves(problem, &problem.y, storage)))
+    if (not kernels.loads[problem.operation] or problem.n <= kernels.short_row or problem.axis_ndim > 1
+            or problem.rescaled):
+        return False
+    if problem.mask.data != NULL:
+        if (storage != (CSM_F64 if problem.wide else CSM_F32) or is_derivative(problem.operation)
+                or not 0 <= problem.mask.step <= 1):
+            return False
+    elif not kernels.halves or (storage != CSM_F16 and storage != CSM_BF16):
+        return False
+    return (are_contiguous(problem, &problem.x, storage) and are_contiguous(problem, &problem.p, storage)
+            and (problem.operation == LOGSUMEXP or are_contiguous(problem, &problem.y, storage)))
 
 
 cdef inline bint streams(const Problem *problem) noexcept nogil:
-    """Results are stored past the caches: they are stored where they lie, and are larger."""
-    return (problem.access == DIRECT and problem.y.data != NULL and problem.operation != LOGSUMEXP
+    """Results are stored past the caches: they are reals that are stored where they lie, and are larger."""
+    return ((problem.access == DIRECT or (problem.access == LOADED and problem.mask.data != NULL))
+            and problem.y.data != NULL and problem.operation != LOGSUMEXP
             and problem.rows * problem.n * (8 if problem.wide else 4) >= stream_bytes)
 
 
@@ -220,8 +230,10 @@ cdef inline void choose_rows(Problem *problem) noexcept nogil:
     problem.exps_in_scratch = False
     problem.units = problem.rows
     problem.stream = streams(problem)
-    # Rows that are converted are written by themselves.
-    problem.pending = (not problem.stream and problem.access != CONVERTED and problem.n > kernels.pending_least
+    # Of rows that are loaded, only masked logits wait.
+    problem.pending = (not problem.stream and problem.n > kernels.pending_least
+                       and (problem.access != LOADED
+                            or (problem.mask.data != NULL and problem.operation == LOG_SOFTMAX))
                        and problem.n <= kernels.pending_most[problem.operation])
     if (problem.rows == 1 and problem.access == DIRECT
             and is_single_row(kernels, problem.operation, problem.n, problem.temperature)):
@@ -243,7 +255,7 @@ cdef bint choose_split(Problem *problem, int threads) noexcept nogil:
     if not can_split(problem) or problem.n < SPLIT_LEAST or (problem.rows >= threads and problem.n < SPLIT_ALWAYS):
         return False
     problem.strategy = SPLIT_ROW
-    if problem.access == CONVERTED:
+    if problem.access == LOADED:
         problem.access = STAGED
         problem.staged = FOR_HALVES
     problem.threads = <int> min(threads, (problem.n + block * SPLIT_BLOCKS - 1) // (block * SPLIT_BLOCKS))
@@ -320,7 +332,7 @@ ELEMENT_NS[<int> LOG_SOFTMAX_JVP] = 0.24
 ELEMENT_NS[<int> CROSS_ENTROPY] = 0.2
 ELEMENT_NS[<int> CROSS_ENTROPY_GRAD] = 0.28
 cdef double ROW_NS = 10           # and a row
-cdef double STAGED_TIMES = 2      # as long if it is staged or converted, ...
+cdef double STAGED_TIMES = 2      # as long if it is staged or loaded, ...
 cdef double COLUMN_TIMES = 1.5    # ... or swept down its columns
 cdef double BORDER_NS = 500       # what a row costs two threads that have neighbouring columns of it in their caches
 cdef double CACHED_BYTES = 4e6    # of arrays that are in them, call after call
@@ -409,8 +421,8 @@ cdef void choose(Problem *problem, const Kernels *kernels, const Means *means) n
     if d >= 0:
         choose_tiles(problem, means)
     else:
-        if can_convert(problem):
-            problem.access = CONVERTED
+        if can_load(problem):
+            problem.access = LOADED
             problem.staged = NOT_STAGED
         choose_rows(problem)
     choose_one_thread(problem)

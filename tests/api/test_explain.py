@@ -250,7 +250,7 @@ def test_a_single_row_that_needs_more_is_worked_on_as_a_batch(spy):
         (np.zeros((5, 600), "f2"), {"dtype": "f4"}, "16-bit floats"),
         (np.zeros((5, 600), "f4"), {"dtype": "f8"}, "dtypes"),
         (np.zeros((5, 600), ">f4"), {}, "byte order"),
-        (np.zeros((5, 600), "f4"), {"where": [True] * 600}, "mask"),
+        (np.zeros((5, 60), "f4"), {"where": [True] * 60}, "mask"),
         (np.zeros((5, 600), "f4"), {"temperature": 1e-300}, "dtypes"),
         (np.zeros((5, 600), "f8"), {"temperature": 1e-300}, "temperature"),
         (np.zeros(2401, "u1")[1:].view("f4"), {}, "alignment"),
@@ -268,6 +268,19 @@ def test_why_operands_are_staged(isa, x, options, reason):
 def test_rows_of_16_bit_floats_are_converted_where_they_lie_if_the_level_can(isa):
     staged = explain("log_softmax", np.zeros((5, 600), "f2"))["staged"]
     assert staged == ("16-bit floats" if isa == "baseline" else False)
+
+
+def test_masked_rows_are_loaded_where_they_lie(isa):
+    where = np.ones(1200, bool)
+    for dtype in ("f4", "f8"):
+        x = np.zeros((5, 600), dtype)
+        assert explain("softmax", x, where=where[:600])["staged"] is False
+        assert explain("logsumexp", x, where=where[:1])["staged"] is False
+        assert explain("softmax", x, where=where[::2])["staged"] == "mask"
+        assert explain("softmax_backward", x, where=where[:600])["staged"] == "mask"
+        assert explain("softmax", x, where=where[:600], temperature=1e-300)["staged"] == (
+            "dtypes" if dtype == "f4" else "mask"
+        )
 
 
 def test_out_and_inputs_stay_as_they_are(rng):
