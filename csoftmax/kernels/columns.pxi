@@ -6,6 +6,7 @@
 #   row set        the rows of a tile whose terms go to one accumulator (every LANES-th row), or to every fourth one
 #   fourth         QUARTER accumulators of a column: j, j + 4, j + 8, ... for one j in 0 ... 3
 #   loaded tile    its logits lie in scratch, where their exponentials replace them (tiles.pxi)
+#   short tile     a tile of up to SHORT_TILE rows, each of which has an accumulator to itself
 #   normalise      multiply exponentials by the reciprocal of their sum
 #
 # A sweep goes along the rows of a tile, ROW_GROUP of them at a time: what it touches lies together in memory, and rows
@@ -14,6 +15,7 @@
 cdef enum:
     ROW_GROUP = 4             # rows for which the numbers that belong to their columns are loaded once
     PREFETCH_VECTORS = 8      # vectors from the one that is worked on to the one that is prefetched
+    SHORT_TILE = 8            # up to so many rows, all of a vector of columns are met together; LANES at most
 
 
 # What a sweep adds up, as a compile-time constant: the sum of the exponentials of each column, and ...
@@ -55,6 +57,7 @@ cdef struct TileScratch:
     # Rows of "columns" numbers, one a column; "pitch" numbers from row to row.
     Py_ssize_t columns            # the width of the tile in whole vectors
     Py_ssize_t pitch
+    Py_ssize_t group              # ROW_GROUP, for loops that the compiler is not to unroll
     bint direct_reduction         # some column needs the direct range reduction
     bint tiny                     # a factor of some column would be subnormal: "after" counts
     bint products                 # dot products are added in the precision of the reals (is_plain)
@@ -104,6 +107,7 @@ cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, Scratc
     cdef Py_ssize_t pitch = tile_pitch(width)
     t.columns = whole_vectors(width)
     t.pitch = pitch
+    t.group = ROW_GROUP
     t.direct_reduction = t.tiny = t.products = False
     t.top = scratch_doubles(scratch, pitch)
     t.log_sum = scratch_doubles(scratch, pitch)
@@ -190,9 +194,8 @@ cdef void find_maxima(const ColumnTile *s, const TileScratch *t) noexcept nogil:
     while i <= s.n - ROW_GROUP:
         max_rows(s, t, i, ROW_GROUP)
         i += ROW_GROUP
-    while i < s.n:
-        max_rows(s, t, i, 1)
-        i += 1
+    if i < s.n:
+        max_rows(s, t, i, s.n - i)
 
 
 # ------------------------------------------------------------------------------------------------ row sets
@@ -499,9 +502,63 @@ cdef inline void few_rows(const ColumnTile *s, const TileScratch *t, const int o
             add_last_fourth(s, t, &rows, position, operation, what)
 
 
+cdef inline void short_dots(const ColumnTile *s, const TileScratch *t, Py_ssize_t c, Py_ssize_t left,
+                            const int operation) noexcept nogil:
+    # OUT t.dots: one number a column, of all rows of a vector of columns of a short tile. Its terms are folded in the
+    # rows of t.dots: an array of SHORT_TILE numbers would make the compiler unroll the loops.
+    cdef RowSet rows = rows_of(s, 0, s.n, 1, 0), at = at_column(&rows, c)
+    cdef double *dots = t.dots + c
+    cdef Py_ssize_t i, half = SHORT_TILE // 2
+    cdef dot_t dot
+    for i in range(s.n):
+        dot_store(dots + i * t.pitch, LANES, t.pitch, add_dot(dot_zero(), &at, left, operation))
+    while half > 0:
+        for i in range(half, s.n if s.n < 2 * half else 2 * half):
+            dot = dot_load(dots + i * t.pitch, LANES, t.pitch)
+            dot = dot_join(dot_load(dots + (i - half) * t.pitch, LANES, t.pitch), dot)
+            dot_store(dots + (i - half) * t.pitch, LANES, t.pitch, dot)
+        half //= 2
+
+
+cdef inline void short_sums(const ColumnTile *s, const TileScratch *t, Py_ssize_t c, Py_ssize_t left,
+                            const int operation, const int what) noexcept nogil:
+    # As few_rows, of a vector of columns of a short tile: each accumulator, a row of t.sums, has one term at most.
+    cdef RowSet rows = rows_of(s, 0, s.n, 1, 0), at = at_column(&rows, c)
+    cdef Reduction reduction = load_reduction(s, t, c)
+    cdef real *sums = t.sums + c
+    cdef vec zero = v_set1(0), ties = zero
+    cdef Py_ssize_t i, half = SHORT_TILE // 2
+    v_store(sums + t.pitch, zero)
+    for i in range(s.n):
+        v_store(sums + i * t.pitch, add_term(zero, &ties, &at, left, &reduction, what))
+    while half > 1:
+        for i in range(half, s.n if s.n < 2 * half else 2 * half):
+            v_store(sums + (i - half) * t.pitch, v_add(v_load(sums + (i - half) * t.pitch), v_load(sums + i * t.pitch)))
+        half //= 2
+    if what & TIES:
+        v_store(t.ties + c, ties)
+    if what & PRODUCTS:
+        v_store(sums, v_add(v_load(sums), v_load(sums + t.pitch)))
+
+
+cdef inline void short_tile(const ColumnTile *s, const TileScratch *t, const int operation,
+                            const int what) noexcept nogil:
+    # As few_rows, of up to SHORT_TILE rows.
+    cdef ColumnTile local = s[0]
+    cdef TileScratch scratch = t[0]
+    cdef Py_ssize_t c
+    for c from 0 <= c < local.width by VL:
+        if is_derivative(operation) and not what & PRODUCTS:
+            short_dots(&local, &scratch, c, local.width - c, operation)
+        else:
+            short_sums(&local, &scratch, c, local.width - c, operation, what)
+
+
 cdef inline void column_sums(const ColumnTile *s, const TileScratch *t, const int operation,
                              const int what) noexcept nogil:
-    if what & PRODUCTS or s.n <= SHORT:
+    if s.n <= SHORT_TILE:
+        short_tile(s, t, operation, what)
+    elif what & PRODUCTS or s.n <= SHORT:
         few_rows(s, t, operation, what)
     else:
         many_rows(s, t, operation, what)
@@ -686,20 +743,19 @@ cdef inline bint has_exp(const int operation, const bint waiting) noexcept nogil
 
 cdef inline void write_block(const ColumnTile *s, const TileScratch *t, const int operation,
                              const bint waiting) noexcept nogil:
-    # Where an exponential is computed for each result, the number of rows is no constant, so that the compiler does not
-    # unroll over them: it would hide no more latency, and repeat the exponential.
+    # Where an exponential is computed for each result, the compiler does not know the number of rows, so that it does
+    # not unroll over them: that would hide no more latency, and repeat the exponential.
     cdef Py_ssize_t i = 0
     if has_exp(operation, waiting):
         while i < s.n:
-            write_rows(s, t, i, ROW_GROUP if s.n - i > ROW_GROUP else s.n - i, operation, waiting)
-            i += ROW_GROUP
+            write_rows(s, t, i, t.group if s.n - i > t.group else s.n - i, operation, waiting)
+            i += t.group
         return
     while i <= s.n - ROW_GROUP:
         write_rows(s, t, i, ROW_GROUP, operation, waiting)
         i += ROW_GROUP
-    while i < s.n:
-        write_rows(s, t, i, 1, operation, waiting)
-        i += 1
+    if i < s.n:
+        write_rows(s, t, i, s.n - i, operation, waiting)
 
 
 cdef inline bint exps_wait(const ColumnTile *s) noexcept nogil:
@@ -733,13 +789,20 @@ cdef inline void write_tile(const ColumnTile *s, const TileScratch *t, const int
         write_block(&block, t, operation, False)
 
 
+cdef void split_infinite_logs(const ColumnTile *s, TileScratch *t) noexcept nogil:
+    # OUT t.high, t.low: what log-probabilities of columns are made with whose maximum is infinite.
+    cdef Py_ssize_t c
+    for c in range(s.width):
+        if not -INFINITY < t.top[c] < INFINITY:
+            split_log(t.top[c], t.log_sum[c], t.log_rest[c], s.inv_t, t.high + c, t.low + c)
+
+
 cdef void write_log_softmax(const ColumnTile *s, TileScratch *t) noexcept nogil:
     cdef Py_ssize_t c
     for c from 0 <= c < t.columns by VL64:
         split_log_lanes(t.top + c, t.log_sum + c, t.log_rest + c, s.inv_t, t.high + c, t.low + c)
-    for c in range(s.width):
-        if not -INFINITY < t.top[c] < INFINITY:
-            split_log(t.top[c], t.log_sum[c], t.log_rest[c], s.inv_t, t.high + c, t.low + c)
+    if blocks_of(s.n) > 1 or not all_finite(t.maxima, t.columns):
+        split_infinite_logs(s, t)
     write_tile(s, t, LOG_SOFTMAX)
 
 
