@@ -31,6 +31,9 @@ lint:  ## every static check but types
 	check-jsonschema -q --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	sp-repo-review .
 
+budgets:  ## copies of the exponential and bytes of the kernels that are built, against their budgets
+	$(PYTHON) tools/budgets.py
+
 PYTHONS ?= python3.11 python3.12 python3.13
 
 wheels:  ## build, repair and test a wheel for each of PYTHONS

@@ -59,7 +59,7 @@ cdef inline vec over_temperature(vec x, vec m, double t, vec *lost) noexcept nog
 # --------------------------------------------------------------------------------- parts of one step
 
 cdef inline void scan_next(const NextBlock *next, Py_ssize_t i, vec *top) noexcept nogil:
-    # STEP vectors of the next block, from element i on, to its maxima INOUT top[NV].
+    # STEP vectors of the next block, from element i on, to its maxima IN OUT top[NV].
     cdef Py_ssize_t j
     for j in range(STEP):
         top[j % NV] = v_max(v_load(next.x + i + j * VL), top[j % NV])
@@ -67,7 +67,7 @@ cdef inline void scan_next(const NextBlock *next, Py_ssize_t i, vec *top) noexce
 
 
 cdef inline void scan_next_n(const NextBlock *next, Py_ssize_t i, vec *top) noexcept nogil:
-    # A vector of the next block from element i on, or what is left of it, to INOUT top.
+    # A vector of the next block from element i on, or what is left of it, to IN OUT top.
     top[0] = v_max(v_load_n(next.x + i, lanes_left(next.n - i), -INFINITY), top[0])
 
 
@@ -104,7 +104,7 @@ cdef void write_all_pending(const PendingBlock *pending, Py_ssize_t n, bint logs
 
 cdef inline void shared_exps(vec x, const shift_t *shift, real *e, vec *total, vec *ties, const bint keep,
                              const int gathers) noexcept nogil:
-    # The exponentials of a vector of logits are added to INOUT total and ties, and stored to OUT e (keep).
+    # The exponentials of a vector of logits are added to IN OUT total and ties, and stored to OUT e (keep).
     cdef vec d = v_sub(x, shift.maximum)
     cdef vec p = v_exp(x, d, shift[0], EXP_ROW)
     if keep:

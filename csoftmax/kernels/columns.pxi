@@ -292,7 +292,7 @@ cdef inline vec reduced_exp(vec x, vec *d, const Reduction *r, const bint direct
 
 cdef inline vec add_exp(vec sum, vec *ties, RowSet *at, Py_ssize_t left, const Reduction *reduction,
                         const int what) noexcept nogil:
-    # The sum with the exponentials of the next row of the set. IN/OUT ties: with those of the row (TIES).
+    # The sum with the exponentials of the next row of the set. IN OUT ties: with those of the row (TIES).
     cdef vec d, a = reduced_exp(load_columns(at.x, left), &d, reduction, what & DIRECT_REDUCTION)
     if what & TIES:
         v_sum_apart(d, a, &sum, ties)
@@ -582,7 +582,7 @@ cdef void exp_sums(const ColumnTile *s, const TileScratch *t, int what) noexcept
 
 
 cdef inline void fold_accumulators(real *a, Py_ssize_t pitch, Py_ssize_t columns) noexcept nogil:
-    # IN/OUT a: LANES rows of accumulators, "pitch" elements from row to row; by halving, the first becomes their sum.
+    # IN OUT a: LANES rows of accumulators, "pitch" elements from row to row; by halving, the first becomes their sum.
     cdef Py_ssize_t half = LANES // 2, i, c
     while half > 0:
         for i in range(half):
@@ -848,7 +848,7 @@ cdef void log_softmax_jvp_dots(const ColumnTile *s, const TileScratch *t) noexce
 
 
 cdef void add_block_dots(TileScratch *t, Py_ssize_t c, v_f64 *high, v_f64 *low) noexcept nogil:
-    # IN/OUT high + low: the dot products of VL64 columns of one block become those of the blocks so far, which are in
+    # IN OUT high + low: the dot products of VL64 columns of one block become those of the blocks so far, which are in
     # t.top + t.log_sum: what an addition loses is added to log_sum.
     cdef v_f64 lost
     two_sum_lanes(load_f64(t.top + c), high[0], high, &lost)

@@ -47,7 +47,7 @@
 #   compensation     what a rounding has lost, as a second number ("rest", "low", "lost")
 #   form             how a batch's rows lie: packed, reals, 16-bit floats
 #
-# Comments name lengths in elements: IN x[n] is read, OUT y[n] written, INOUT both. Scratch for exponentials, "e", has
+# Comments name lengths in elements: IN x[n] is read, OUT y[n] written, IN OUT both. Scratch for exponentials, "e", has
 # rows of whole LANES.
 #
 # Numerics, the same in every regime, so that the bits of a row do not depend on its surroundings:

@@ -153,7 +153,7 @@ cdef real load_block(const void *x, Py_ssize_t n, real *block, int storage) noex
 
 
 cdef void exclude_run(const char *mask, Py_ssize_t stride, Py_ssize_t n, real *block, real value) noexcept nogil:
-    # INOUT block[n] becomes "value" where a byte of the mask is 0; the mask has a byte every "stride" bytes.
+    # IN OUT block[n] becomes "value" where a byte of the mask is 0; the mask has a byte every "stride" bytes.
     cdef Py_ssize_t i
     cdef real b
     if stride == 1:

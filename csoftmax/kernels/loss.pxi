@@ -137,8 +137,8 @@ cdef bint find_targets(const Problem *problem, Py_ssize_t row, const Losses *los
 
 cdef void spread_target(const Problem *problem, const real *x, Py_ssize_t step, const real *probabilities,
                         const int64_t *exponent, double *whole, double *dot) noexcept nogil:
-    # IN x: a logit every "step"; probabilities[problem.n], unless targets are indices. q is added to INOUT whole, and
-    # its product with max(x) - x to INOUT dot; both without a power of two, if one is given. If none is, and some q[c]
+    # IN x: a logit every "step"; probabilities[problem.n], unless targets are indices. q is added to IN OUT whole, and
+    # its product with max(x) - x to IN OUT dot; both without a power of two, if one is given. If none is, and some q[c]
     # loses digits for being subnormal or 0, the infinity that dot becomes tells that one is needed.
     cdef double top = -INFINITY, q, below, lost, whole_rest = 0, dot_rest = 0
     cdef Py_ssize_t c
@@ -204,7 +204,7 @@ cdef void prepare_losses(const Problem *problem, Py_ssize_t row, Losses *losses,
 
 
 cdef inline void add_to_sums(const Losses *l, v_f64 total, v_f64 rest, double *partial) noexcept nogil:
-    # One more batch's losses, summed in lanes as total + rest, to the SUMS pairs of sums of its chunk: INOUT partial.
+    # One more batch's losses, summed in lanes as total + rest, to the SUMS pairs of sums of its chunk: IN OUT partial.
     cdef double totals[VL64]
     cdef double rests[VL64]
     cdef double *middle = partial + 2 * (SUMS // 2)
@@ -275,7 +275,7 @@ cdef void finish_losses(const Problem *problem, Py_ssize_t row, Py_ssize_t part,
 
 cdef void finish_gradients(const Problem *problem, Py_ssize_t row, const Losses *losses,
                            real *probabilities) noexcept nogil:
-    # INOUT l.y: upstream * Q * p becomes the gradient.
+    # IN OUT l.y: upstream * Q * p becomes the gradient.
     cdef Losses l = losses[0]
     cdef Py_ssize_t i, c
     cdef double target

@@ -46,7 +46,7 @@ cdef inline bint is_beyond(real dot, Py_ssize_t n, const int operation) noexcept
 
 
 cdef void add_terms(BigDot *dot, const real *g, const real *p, Py_ssize_t n, int operation) noexcept nogil:
-    # The terms of IN g[n] and p[n], up to VL of them, are added to INOUT dot.
+    # The terms of IN g[n] and p[n], up to VL of them, are added to IN OUT dot.
     cdef real e[VL]
     cdef double a, b, product, lost
     cdef Py_ssize_t i
@@ -62,8 +62,8 @@ cdef void add_terms(BigDot *dot, const real *g, const real *p, Py_ssize_t n, int
 
 
 cdef bint finish_dot(BigDot *dot, int operation) noexcept nogil:
-    # INOUT dot, the sum of all terms, becomes what results are made with. False if it is infinite or NaN, as some input
-    # then is.
+    # IN OUT dot, the sum of all terms, becomes what results are made with. False if it is infinite or NaN, as some
+    # input then is.
     cdef double unit = 1 if operation == SOFTMAX_GRAD else 1 / EXP_SCALE
     if not fabs(dot.high) < INFINITY:
         return False

@@ -75,7 +75,7 @@ cdef inline vec pack(const real *x, Py_ssize_t pitch, Py_ssize_t rows, Py_ssize_
 
 cdef inline void tile_exps(Group *a, Py_ssize_t n, double t, real *below, const bint direct, const bint keep,
                            const int gathers) noexcept nogil:
-    # The exponentials of INOUT a.tile, in its place (keep); and (SUM_AND_TIES) those below the maximum, with 0 for the
+    # The exponentials of IN OUT a.tile, in its place (keep); and (SUM_AND_TIES) those below the maximum, with 0 for the
     # others, to OUT below, of the tile's size, and the number of the others to a.ties.
     cdef vec counts = v_set1(0), away = v_load(a.away), e, d, one
     cdef real *tile = a.tile          # which need not be read again after every store

@@ -9,23 +9,25 @@
 # compensation term, which the rounding of the first has lost.
 
 cdef enum Gathers:
-    # What the accumulators of a block gather.
-    SUM                       # the sum of all exponentials
-    # The sum of those below the maximum, and the number of elements at it: the logarithm of a sum close to 1 keeps its
+    # What the accumulators of a block gather. Without its ties, a sum that is close to 1 has a logarithm that keeps its
     # digits.
-    SUM_AND_TIES
+    SUM                       # the sum of all exponentials
+    SUM_AND_TIES              # the sum of those below the maximum, and the number of elements at it
 
 
 cdef struct BlockStats:
-    # The numbers of one block of one row: STATS doubles.
-    double maximum            # of the block's logits; after finish, of the row's
-    double sum                # of exponentials, times EXP_SCALE; or a dot product; after finish, log(sum) or the dot
+    # The numbers of one block of one row: STATS doubles. After finish those of the first block may be of the row: its
+    # maximum, and in place of the sum its logarithm, or what gradient_dot gives.
+    double maximum            # of the block's logits
+    double sum                # of exponentials, times EXP_SCALE; or a dot product
     double sum_rest           # compensation term of the sum
     # Elements at the maximum, which the sum is without (SUM_AND_TIES), else 0; NaN if the maximum is infinite and some
     # logit is NaN.
     double ties
-    double factor             # what the block's exponentials are multiplied by, times FACTOR_SCALE; of a dot product
-    double factor_rest        # what its gradients were multiplied by; and the compensation term
+    # What the block's exponentials are multiplied by, times FACTOR_SCALE; or, of a dot product, what its gradients were
+    # multiplied by; and the compensation term.
+    double factor
+    double factor_rest
 
 
 cdef struct Accumulators:
@@ -46,8 +48,8 @@ cdef inline void clear(Accumulators *a) noexcept nogil:
 
 
 cdef inline void add_exps(vec e, vec d, vec *total, vec *ties, const int gathers) noexcept nogil:
-    # The exponentials e of the differences d from the maximum are added to INOUT total; or, where d is 0, counted in
-    # INOUT ties (SUM_AND_TIES).
+    # The exponentials e of the differences d from the maximum are added to IN OUT total; or, where d is 0, counted in
+    # IN OUT ties (SUM_AND_TIES).
     if gathers == SUM_AND_TIES:
         v_sum_apart(d, e, total, ties)
     else:
@@ -111,7 +113,7 @@ cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *lo
 # ------------------------------------------------------------------------------- join, the blocks of a row
 
 cdef inline void add_part(double sum, double *total, double *rest) noexcept nogil:
-    # The sum of one more block, or row, is added to INOUT total, and what the addition rounds off to INOUT rest: of
+    # The sum of one more block, or row, is added to IN OUT total, and what the addition rounds off to IN OUT rest: of
     # equal parts these errors would add up, not cancel.
     cdef double lost
     two_sum(total[0], sum, total, &lost)
@@ -133,7 +135,7 @@ cdef inline double row_maximum(const BlockStats *stats, Py_ssize_t blocks) noexc
 
 
 cdef void block_factors(BlockStats *stats, Py_ssize_t blocks, double top, double t) noexcept nogil:
-    # In each of INOUT stats[blocks], factor + factor_rest becomes exp((maximum - top) / t) * EXP_SCALE_f64.
+    # In each of IN OUT stats[blocks], factor + factor_rest becomes exp((maximum - top) / t) * EXP_SCALE_f64.
     cdef double q[VL64]
     cdef double lost[VL64]
     cdef double high[VL64]
@@ -189,7 +191,7 @@ cdef inline void join_factors(BlockStats *stats, Py_ssize_t blocks, double t, do
 
 
 cdef inline void join_softmax(BlockStats *stats, Py_ssize_t blocks, double t, double coefficient) noexcept nogil:
-    # The factor of each of INOUT stats[blocks] becomes what makes a block's exponentials the row's softmax times the
+    # The factor of each of IN OUT stats[blocks] becomes what makes a block's exponentials the row's softmax times the
     # coefficient.
     cdef double total = 0, rest = 0, high, low, later = FACTOR_SCALE
     if -1 < coefficient < 1:
@@ -206,7 +208,7 @@ cdef inline void join_softmax(BlockStats *stats, Py_ssize_t blocks, double t, do
 
 
 cdef inline void log1p_run(double *u, double *rest, Py_ssize_t n) noexcept nogil:
-    # INOUT u[n] + rest[n] becomes log(1 + u + rest).
+    # IN OUT u[n] + rest[n] becomes log(1 + u + rest).
     cdef Py_ssize_t i = 0, count
     cdef v_f64 high, low
     while i < n:
@@ -218,7 +220,7 @@ cdef inline void log1p_run(double *u, double *rest, Py_ssize_t n) noexcept nogil
 
 
 cdef inline void infinite_log(double m, bint nan, double *log_sum, double *log_rest) noexcept nogil:
-    # INOUT log_sum + log_rest, the logarithm of a row's sum, becomes right where the row's maximum m is infinite. nan:
+    # IN OUT log_sum + log_rest, the logarithm of a row's sum, becomes right where the row's maximum m is infinite. nan:
     # whether the row has a NaN.
     if m == -INFINITY:
         log_sum[0] = NAN if nan else -INFINITY

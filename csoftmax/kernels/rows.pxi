@@ -130,8 +130,8 @@ cdef inline void set_loaded(Sweep *sweep, const RowBatch *s, Py_ssize_t row, Py_
 
 cdef void finish_rows(const RowBatch *s, Py_ssize_t row, Py_ssize_t rows, PendingRow *f, bint keep,
                       int gathers) noexcept nogil:
-    # INOUT f[rows], from their BlockStats. What each row takes is a chain of operations that wait for each other; those
-    # of several rows do not.
+    # IN OUT f[rows], from their BlockStats. What each row takes is a chain of operations that wait for each other;
+    # those of several rows do not.
     cdef Py_ssize_t blocks = blocks_of(s.n), r
     cdef double logs[TOGETHER_MOST]
     cdef double rests[TOGETHER_MOST]

@@ -46,7 +46,7 @@ cdef void gather(const Problem *problem, const View *o, const char *row, Py_ssiz
 
 
 cdef void exclude(const Problem *problem, Py_ssize_t row, real *dst, real value) noexcept nogil:
-    # The elements of INOUT dst[problem.n], a row, that the mask excludes become "value".
+    # The elements of IN OUT dst[problem.n], a row, that the mask excludes become "value".
     cdef const char *mask = batch_at(problem, &problem.mask, row)
     cdef Py_ssize_t i = 0, count
     while i < problem.n:
@@ -163,7 +163,7 @@ cdef void load_rows(const Problem *problem, const View *o, Py_ssize_t row, Py_ss
 
 cdef void mask_results(const Problem *problem, Py_ssize_t row, Py_ssize_t rows, real *y,
                        Py_ssize_t pitch) noexcept nogil:
-    # The excluded elements of INOUT y, "pitch" reals from row to row, where the kernels wrote something else: all of a
+    # The excluded elements of IN OUT y, "pitch" reals from row to row, where the kernels wrote something else: all of a
     # derivative's, and those of rows that are NaN, as a row without a class is.
     cdef Py_ssize_t r
     for r in range(rows):
@@ -579,7 +579,7 @@ cdef void join_dots(const Problem *problem, Py_ssize_t row, BlockStats *stats) n
 
 
 cdef void finish(const Problem *problem, Py_ssize_t row, double *blocks) noexcept nogil:
-    # INOUT blocks: the BlockStats of all blocks of a row. For softmax each gets its factor; else the first gets what
+    # IN OUT blocks: the BlockStats of all blocks of a row. For softmax each gets its factor; else the first gets what
     # all results of the row are made with.
     cdef BlockStats *stats = <BlockStats *> blocks
     cdef Py_ssize_t count = blocks_of(problem.n)

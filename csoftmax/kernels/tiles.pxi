@@ -50,7 +50,7 @@ cdef struct TileSource:
     Py_ssize_t mask_step
     real *to                      # OUT: rows of scratch; they may be x itself
     Py_ssize_t pitch
-    real *maxima                  # IN/OUT: one a column
+    real *maxima                  # IN OUT: one a column
     Py_ssize_t width
 
 
@@ -224,7 +224,7 @@ cdef void load_gradients(const Problem *problem, Py_ssize_t row, const TileStage
 
 
 cdef void load_tile(const Problem *problem, Py_ssize_t row, const TileStage *st, ColumnTile *s) noexcept nogil:
-    # IN/OUT s: a tile, whose first column is "row" of the problem, from where it lies to scratch.
+    # IN OUT s: a tile, whose first column is "row" of the problem, from where it lies to scratch.
     if is_derivative(problem.operation):
         load_gradients(problem, row, st, s.width)
         s.p = st.p

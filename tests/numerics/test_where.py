@@ -330,7 +330,7 @@ def test_reduced_out_may_overlap_the_mask(rng):
 @pytest.mark.parametrize("function", [csoftmax.softmax, csoftmax.log_softmax])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_results_have_the_same_bits_wherever_they_are_stored(function, dtype, rng):
-    """In place, in rows that lie apart, at addresses that are no multiple of an element; excluded rows among them."""
+    """In place, in rows with gaps, at addresses that are no multiple of an element; with excluded rows among them."""
     for n in 1, 5, 37, 64, 65, 1000, 5000:
         x = (rng.standard_normal((9, n)) * 3).astype(dtype)
         x[3, n // 2] = np.nan
