@@ -1,5 +1,8 @@
 """Builds the kernels once for every ISA level and precision of this machine's architecture.
 
+csoftmax/runtime/levels.py has the levels and their flags. Cython translates the kernels to C once; each level and
+precision compiles that C under a name of its own.
+
 Environment:
 
 CSOFTMAX_BUILD_ISA    levels to build, comma-separated ("baseline" is always among them); by default all
@@ -9,8 +12,9 @@ CSOFTMAX_ANNOTATE=1   write Cython's annotated HTML beside the sources
 CSOFTMAX_COVERAGE=1   count the lines that run, with gcc's gcov, for tools/cython_coverage.py; never to be released
 """
 
+import itertools
 import os
-import platform
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,12 +23,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MACHINE = platform.machine().lower()
-LEVELS = ["baseline"]
-if MACHINE in ("x86_64", "amd64"):
-    LEVELS += ["avx2", "avx512"]
-if MACHINE in ("arm64", "aarch64"):
-    LEVELS += ["neon"]
+LEVELS = {level.name: level for level in runpy.run_path("csoftmax/runtime/levels.py")["levels_of_this_machine"]()}
+ISA = Path("csoftmax/kernels/isa")
 
 # What each type of compiler is told. "threads", "release" and "coverage" are (compiler's, linker's). No -ffast-math
 # and its like, not even at link time: they would turn subnormals off for the whole process. No contraction: which
@@ -34,8 +34,6 @@ UNIX = {
         *("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
         *("-fvisibility=hidden", "-Wall", "-Wextra"),
     ],
-    "avx2": ["-march=x86-64-v3"],
-    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "threads": (["-pthread"], ["-pthread"]),
     "release": (["-g0"], ["-Wl,-x" if sys.platform == "darwin" else "-Wl,--strip-all"]),
     # around the kernels: modules that every call passes, and others
@@ -46,8 +44,6 @@ UNIX = {
 }
 MSVC = {
     "all": ["/O2", "/fp:precise"],
-    "avx2": ["/arch:AVX2"],
-    "avx512": ["/arch:AVX512"],
     "threads": ([], []),
     "release": ([], []),
     "calls": [],
@@ -76,16 +72,19 @@ def levels_to_build():
     return [level for level in LEVELS if level == "baseline" or level in wanted.split(",")]
 
 
-def extensions():
-    def extension(name, sources, macros=()):
-        return Extension(
-            f"csoftmax.{name}",
-            sources,
-            include_dirs=[numpy.get_include(), "csoftmax/include"],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *macros],
-            depends=[str(p) for ending in ("*.h", "*.px[di]") for p in Path("csoftmax").rglob(ending)],
-        )
+def extension(name, sources, macros=(), depends=()):
+    return Extension(
+        f"csoftmax.{name}",
+        sources,
+        # "." for csoftmax/simd, whose headers are private
+        include_dirs=[numpy.get_include(), "csoftmax/include", "."],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *macros],
+        depends=[str(p) for ending in ("*.h", "*.px[di]") for p in Path("csoftmax").rglob(ending)] + list(depends),
+    )
 
+
+def modules():
+    """The extensions that Cython translates, the kernels last, for all levels and precisions."""
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
     yield extension("runtime.core", ["csoftmax/runtime/core.pyx", "csoftmax/runtime/pool.c"])
     for name in ("runtime.dispatch", "plan.strategy", "plan.plan", "_capi", "api.keywords"):
@@ -93,10 +92,20 @@ def extensions():
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
     for name in () if COVERAGE else ("api.forward", "api.derivative", "api.loss"):
         yield extension(name, [f"csoftmax/{name.replace('.', '/')}.py"])
-    for level in levels_to_build():
-        for bits in (32, 64):
-            name = f"kernels.isa.{level}_f{bits}"
-            yield extension(name, [f"csoftmax/{name.replace('.', '/')}.pyx"], [("CSM_BITS", str(bits))])
+    yield extension("kernels.isa.kernel", [str(ISA / "kernel.pyx")])
+
+
+def kernels(translated):
+    """The extensions of the kernels, one a level and precision: each is a C file that includes the translated one."""
+    for level, bits in itertools.product(levels_to_build(), (32, 64)):
+        source = ISA / f"{level}_f{bits}.c"
+        code = f'#define PyInit_kernel PyInit_{source.stem}\n#include "kernel.c"\n'
+        if not source.exists() or source.read_text() != code:
+            source.write_text(code)
+        macros = [("CSM_BITS", str(bits))]
+        if LEVELS[level].header:
+            macros.append(("CSM_SIMD_HEADER", f'"{LEVELS[level].header}"'))
+        yield extension(f"kernels.isa.{source.stem}", [str(source)], macros, [translated])
 
 
 class BuildExt(build_ext):
@@ -112,12 +121,15 @@ class BuildExt(build_ext):
         extra = os.environ.get("CSOFTMAX_CFLAGS", "").split()
         release = flags["coverage"] if COVERAGE else ([], []) if DEBUG else flags["release"]
         for extension in self.extensions:
-            level = extension.name.removeprefix("csoftmax.kernels.isa.").partition("_")[0]
-            kind = level if level in LEVELS else "others" if extension.name in SELDOM_CALLED else "calls"
-            extension.extra_compile_args += flags["all"] + flags.get(kind, []) + release[0] + extra
+            level = LEVELS.get(extension.name.removeprefix("csoftmax.kernels.isa.").rpartition("_")[0])
+            if level:
+                own = level.msvc_flags if msvc else level.flags
+            else:
+                own = flags["others" if extension.name in SELDOM_CALLED else "calls"]
+            extension.extra_compile_args += [*flags["all"], *own, *release[0], *extra]
             extension.extra_link_args += release[1] + extra
             extension.define_macros.append(("CSM_CFLAGS", '"' + " ".join(flags["all"] + extra) + '"'))
-            if level in LEVELS and not msvc and not COVERAGE:
+            if level and not msvc and not COVERAGE:
                 # a row function that is not inlined would not see its constant arguments
                 extension.define_macros.append(("CYTHON_INLINE", "inline __attribute__((always_inline, unused))"))
             if extension.name == "csoftmax.runtime.core":
@@ -136,13 +148,12 @@ DIRECTIVES = {
     "freethreading_compatible": False,
 }
 
-setup(
-    ext_modules=cythonize(
-        list(extensions()),
-        compiler_directives=DIRECTIVES,
-        shared_utility_qualified_name="csoftmax._cyutility",
-        include_path=["."],
-        annotate=switched_on("CSOFTMAX_ANNOTATE"),
-    ),
-    cmdclass={"build_ext": BuildExt},
+*MODULES, KERNEL = cythonize(
+    list(modules()),
+    compiler_directives=DIRECTIVES,
+    shared_utility_qualified_name="csoftmax._cyutility",
+    include_path=["."],
+    annotate=switched_on("CSOFTMAX_ANNOTATE"),
 )
+
+setup(ext_modules=[*MODULES, *kernels(KERNEL.sources[0])], cmdclass={"build_ext": BuildExt})

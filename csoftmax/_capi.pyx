@@ -23,7 +23,7 @@ cdef extern from "runtime/float_mode.h" nogil:
     unsigned long long enter_mode "csm_enter_mode"() noexcept
     void leave_mode "csm_leave_mode"(unsigned long long) noexcept
 
-cdef extern from "csoftmax/_storage.h":
+cdef extern from "csoftmax/simd/storage.h":
     enum:
         CSM_F16, CSM_BF16, CSM_F32, CSM_F64, CSM_I64
 

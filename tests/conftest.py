@@ -8,8 +8,9 @@ import pytest
 from hypothesis import settings
 
 import csoftmax
+from csoftmax.runtime import levels as table
 
-ALL_LEVELS = ("baseline", "avx2", "avx512", "neon")
+ALL_LEVELS = tuple(level.name for level in table.LEVELS)
 LEVELS = tuple(csoftmax.runtime_info()["isa"]["supported"])
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)

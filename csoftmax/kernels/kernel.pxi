@@ -71,7 +71,7 @@ from csoftmax.kernels.problem cimport (
     scratch_alloc, scratch_at, scratch_doubles, SINGLE_ROW, SOFTMAX, SOFTMAX_GRAD, STAGED, STATS, SUM_STEP, SUMS,
 )
 
-cdef extern from "csoftmax/_lanes.h" nogil:
+cdef extern from "csoftmax/simd/compensated.h" nogil:
     # double or float, as the module is compiled; double to Cython, whose temporaries must hold both
     ctypedef double real "csm_real"
     ctypedef struct vec "csm_vec":
@@ -156,7 +156,7 @@ cdef extern from "csoftmax/_lanes.h" nogil:
     void prefetch_next "csm_prefetch_next"(const void *) noexcept
     void prefetch_write "csm_prefetch_write"(const void *) noexcept
 
-cdef extern from "csoftmax/_dot.h" nogil:
+cdef extern from "csoftmax/simd/dot.h" nogil:
     ctypedef struct dot_t "csm_dot":        # accumulators of a dot product
         pass
     dot_t dot_zero "csm_dot_zero"() noexcept
@@ -173,7 +173,7 @@ cdef extern from "csoftmax/_dot.h" nogil:
     void dot_row "csm_dot_row"(dot_t, double *, double *) noexcept
     void dot_rows "csm_dot_rows"(const dot_t *, double, real *, real *) noexcept
 
-cdef extern from "csoftmax/_convert.h" nogil:
+cdef extern from "csoftmax/simd/convert.h" nogil:
     void load_run "csm_load_run"(int, const char *, Py_ssize_t, Py_ssize_t, real *) noexcept
     void store_run "csm_store_run"(int, char *, Py_ssize_t, Py_ssize_t, const real *) noexcept
     void max_keys "csm_max_keys"(int, const char *, Py_ssize_t, Py_ssize_t, const char *, Py_ssize_t, uint64_t *,
@@ -188,15 +188,15 @@ cdef extern from "csoftmax/_convert.h" nogil:
         I32 "CSM_I32"
         I64 "CSM_I64"
         HALVES "CSM_HALVES"                 # 16-bit floats are loaded as vectors
-    vec take "csm_take"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
-    vec take_n "csm_take_n"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
-    void put "csm_put"(void *, Py_ssize_t, vec, int) noexcept
+    vec take "csm_load_from"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
+    vec take_n "csm_load_n_from"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
+    void put "csm_store_to"(void *, Py_ssize_t, vec, int) noexcept
     ctypedef struct pair "csm_pair":
         vec first
         vec second
-    pair take_pair "csm_take_pair"(const void *, Py_ssize_t, int) noexcept
-    void put_pair "csm_put_pair"(void *, Py_ssize_t, pair, int) noexcept
-    void put_n "csm_put_n"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
+    pair take_pair "csm_load_pair_from"(const void *, Py_ssize_t, int) noexcept
+    void put_pair "csm_store_pair_to"(void *, Py_ssize_t, pair, int) noexcept
+    void put_n "csm_store_n_to"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
     int64_t load_index "csm_load_index"(int, const char *) noexcept
 
 include "load.pxi"

@@ -29,7 +29,7 @@ from csoftmax.plan.strategy cimport choose_direct_for_call, choose_for_call, des
 
 cnp.import_array()
 
-cdef extern from "csoftmax/_storage.h":
+cdef extern from "csoftmax/simd/storage.h":
     enum:
         CSM_F16, CSM_BF16, CSM_F32, CSM_F64, CSM_B1, CSM_I8, CSM_U8, CSM_I16, CSM_U16, CSM_I32, CSM_U32, CSM_I64
         CSM_U64, CSM_SWAPPED

@@ -25,11 +25,11 @@ from csoftmax.kernels.problem cimport (
 from csoftmax.runtime.core cimport effective_threads, useful_threads
 from csoftmax.runtime.dispatch cimport kernels_for
 
-cdef extern from "csoftmax/_storage.h":
+cdef extern from "csoftmax/simd/storage.h":
     enum:
         CSM_F16, CSM_BF16, CSM_F32, CSM_F64, CSM_B1, CSM_I8, CSM_U8, CSM_I16, CSM_U16, CSM_I32, CSM_U32, CSM_SWAPPED
 
-cdef extern from "csoftmax/_cpu.h":
+cdef extern from "csoftmax/simd/cpu.h":
     int csm_cpu_streams()
 
 cdef enum:

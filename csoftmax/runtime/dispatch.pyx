@@ -8,17 +8,14 @@ from contextlib import contextmanager
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from csoftmax.kernels.problem cimport Kernels
+from csoftmax.runtime.levels import LEVELS
 
-cdef extern from "csoftmax/_cpu.h":
-    int csm_cpu_levels()
+cdef extern from "csoftmax/simd/cpu.h":
     enum:
-        CSM_CPU_AVX2, CSM_CPU_AVX512, CSM_CPU_NEON
+        CSM_CPU_FEATURES
+    int csm_cpu_features(const char **names)
     const char *CSM_COMPILER
     const char *CSM_CFLAGS
-
-# from the least to the best
-LEVELS = ("baseline", "avx2", "avx512", "neon")
-CPU_BITS = {"baseline": 0, "avx2": CSM_CPU_AVX2, "avx512": CSM_CPU_AVX512, "neon": CSM_CPU_NEON}
 
 cdef const Kernels *active32 = NULL
 cdef const Kernels *active64 = NULL
@@ -29,15 +26,23 @@ cdef const Kernels *kernels_for(bint wide) noexcept nogil:
     return active64 if wide else active32
 
 
+def cpu_features():
+    """Names of those features that levels need and that this CPU has."""
+    cdef const char *names[CSM_CPU_FEATURES]
+    cdef int count = csm_cpu_features(names)
+    return {names[i].decode() for i in range(count)}
+
+
 def levels_built():
     """Names of the levels this installation was built with."""
-    return [level for level in LEVELS if importlib.util.find_spec(f"csoftmax.kernels.isa.{level}_f32") is not None]
+    return [level.name for level in LEVELS if importlib.util.find_spec(f"csoftmax.kernels.isa.{level.name}_f32") is not None]
 
 
 def levels_available():
     """Names of the levels that were built and that this CPU has, the best last."""
-    cdef int cpu = csm_cpu_levels()
-    return [level for level in levels_built() if CPU_BITS[level] & cpu == CPU_BITS[level]]
+    features = cpu_features()
+    runs = {level.name for level in LEVELS if features.issuperset(level.features)}
+    return [name for name in levels_built() if name in runs]
 
 
 def compiler():
@@ -51,7 +56,7 @@ def get_isa():
     Returns
     -------
     str
-        ``"baseline"``, ``"avx2"``, ``"avx512"`` or ``"neon"``.
+        One of those that ``runtime_info()["isa"]["supported"]`` lists.
 
     Examples
     --------
@@ -85,7 +90,7 @@ def use_isa(name):
     Parameters
     ----------
     name : str
-        ``"baseline"``, ``"avx2"``, ``"avx512"`` or ``"neon"``.
+        One of those that ``runtime_info()["isa"]["supported"]`` lists, such as ``"baseline"``.
 
     Raises
     ------

@@ -13,14 +13,21 @@ from conftest import ALL_LEVELS, LEVELS
 from interpreter import output, python
 
 import csoftmax
+from csoftmax.runtime import levels as table
 
+# what the table must ask for, at least
 CPU_FLAGS = {"avx2": {"avx2", "fma", "bmi2"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+
+
+@pytest.mark.parametrize("level", table.LEVELS, ids=lambda level: level.name)
+def test_levels_ask_for_what_their_instructions_need(level):
+    assert CPU_FLAGS.get(level.name, set()) <= set(level.features)
 
 
 def test_every_level_the_cpu_has_is_supported():
     if platform.machine() in ("x86_64", "AMD64"):
         flags = set(pathlib.Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
-        expected = {"baseline"} | {level for level, needed in CPU_FLAGS.items() if needed <= flags}
+        expected = {level.name for level in table.levels_of_this_machine() if flags.issuperset(level.features)}
     else:
         expected = {"neon"} | set(LEVELS) & {"baseline"}
     assert set(LEVELS) == expected

@@ -1,6 +1,7 @@
 """What setup.py tells each type of compiler, with a compiler that only listens."""
 
 import runpy
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -9,12 +10,21 @@ import pytest
 import setuptools
 from setuptools.command.build_ext import build_ext
 
+import csoftmax
+from csoftmax.runtime import levels as table
+
 SETUP = Path(__file__).parents[2] / "setup.py"
 
 
 @pytest.fixture
-def build(monkeypatch):
+def build(monkeypatch, tmp_path):
     """A function that returns every extension's flags (compiler's, linker's) and macros."""
+    package = tmp_path / "csoftmax"
+    package.joinpath("kernels", "isa").mkdir(parents=True)
+    package.joinpath("runtime").mkdir()
+    shutil.copy(SETUP, tmp_path)
+    shutil.copy(table.__file__, package / "runtime")
+    monkeypatch.chdir(tmp_path)
 
     def build(compiler_type, machine="x86_64", **environment):
         for name in ("CSOFTMAX_BUILD_ISA", "CSOFTMAX_CFLAGS", "CSOFTMAX_DEBUG", "CSOFTMAX_COVERAGE"):
@@ -27,7 +37,7 @@ def build(monkeypatch):
         cython = types.SimpleNamespace(cythonize=lambda extensions, **_: extensions)
         monkeypatch.setitem(sys.modules, "Cython.Build", cython)
         monkeypatch.setattr(build_ext, "build_extensions", lambda self: None)
-        runpy.run_path(str(SETUP))
+        runpy.run_path("setup.py")
         command = given["cmdclass"]["build_ext"](setuptools.Distribution())
         command.extensions = given["ext_modules"]
         command.compiler = types.SimpleNamespace(compiler_type=compiler_type)
@@ -67,6 +77,32 @@ def test_msvc_gets_only_flags_that_it_knows(build):
 def test_no_openmp_is_asked_for(build, compiler_type):
     for compiler, linker, _ in build(compiler_type).values():
         assert not any("omp" in flag for flag in compiler + linker)
+
+
+@pytest.mark.parametrize("compiler_type", ["unix", "msvc"])
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "arm64", "riscv64"])
+def test_each_level_is_built_as_the_table_says(build, compiler_type, machine):
+    flags = build(compiler_type, machine=machine)
+    levels = [level for level in table.LEVELS if not level.architectures or machine.lower() in level.architectures]
+    assert {name for name in flags if name.startswith("kernels.isa.")} == {
+        f"kernels.isa.{level.name}_f{bits}" for level in levels for bits in (32, 64)
+    }
+    for level in levels:
+        for bits in ("32", "64"):
+            compiler, _, macros = flags[f"kernels.isa.{level.name}_f{bits}"]
+            own = level.msvc_flags if compiler_type == "msvc" else level.flags
+            assert [flag for flag in compiler if "arch" in flag or "vector" in flag] == list(own)
+            assert macros["CSM_BITS"] == bits
+            assert macros.get("CSM_SIMD_HEADER") == (f'"{level.header}"' if level.header else None)
+
+
+def test_the_documentation_lists_the_levels_of_the_table():
+    page = (SETUP.parent / "docs" / "api.md").read_text()
+    rows = [line for line in page.split("| level |")[1].splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{level.name}` | {', '.join(level.architectures) or 'any'} | {', '.join(level.features) or 'any'} |"
+        for level in table.LEVELS
+    ]
 
 
 def test_arm64_has_neon(build):

@@ -1,11 +1,22 @@
-/* Runs of elements between an array's storage and the kernels' reals: 16-bit floats, integers, other
- * precisions, foreign byte order, any stride. Elements are moved by memcpy, so alignment does not matter.
+/* Elements between an array's memory and the kernels' reals, for every storage type: native reals, other precisions,
+ * 16-bit floats, integers, booleans, foreign byte order, any stride. Memory needs no alignment.
+ *
+ * A level that has instructions for 16-bit floats says CSM_HAS_16 and defines, for h = f16 and bf16,
+ *
+ *   v_16                                    VL_f32 16-bit floats
+ *   load_16(p), store_16(p, a)              all of them
+ *   load_n_16(p, k), store_n_16(p, k, a)    the first k, 0 <= k <= VL_f32; zeros elsewhere; no byte beyond is touched
+ *   widen_h(a)                              v_16 to v_f32
+ *   narrow_h(a)                             v_f32 to v_16, rounded once, to nearest even; NaNs stay NaNs
+ *   narrow_own_bf16(a)                      the same where each NaN is one that widen_bf16 has made, or the CPU's own
+ *   load_pair_bf16(p, even, odd)            2 VL_f32 bfloat16 at p (IN): those with even index and those with odd
+ *   store_pair_bf16(p, even, odd)           writes them to p (OUT), rounded as by narrow_own_bf16
  */
 #ifndef CSOFTMAX_CONVERT_H
 #define CSOFTMAX_CONVERT_H
 
-#include "_lanes.h"
-#include "_storage.h"
+#include "real.h"
+#include "storage.h"
 
 #if CSM_BITS == 32
 #define CSM_STORED_REAL CSM_F32
@@ -13,9 +24,10 @@
 #define CSM_STORED_REAL CSM_F64
 #endif
 
+/* bytes of an element, by storage type */
 static const unsigned char csm_storage_size[] = {2, 2, 4, 8, 1, 1, 1, 2, 2, 4, 4, 8, 8};
 
-/* ------------------------------------------------------------------------------------- 16-bit floats */
+/* ------------------------------------------------------------------------- single 16-bit floats, exactly */
 CSM_INLINE float csm_from_bf16(uint16_t h) { return csm_float_of((uint32_t)h << 16); }
 
 CSM_INLINE uint16_t csm_to_bf16(float x) {
@@ -26,7 +38,10 @@ CSM_INLINE uint16_t csm_to_bf16(float x) {
 
 CSM_INLINE float csm_from_f16(uint16_t h) {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7fffu;
-    if (rest >= 0x7c00u) return csm_float_of(sign | 0x7f800000u | ((rest & 0x3ffu) << 13) | (rest > 0x7c00u ? 0x400000u : 0u));
+    if (rest >= 0x7c00u) {
+        const uint32_t quiet = rest > 0x7c00u ? 0x400000u : 0u;
+        return csm_float_of(sign | 0x7f800000u | ((rest & 0x3ffu) << 13) | quiet);
+    }
     if (rest >= 0x0400u) return csm_float_of(sign | ((rest << 13) + 0x38000000u));
     /* subnormal: rest * 2^-24, exact */
     return csm_float_of(sign | csm_bits_of((float)rest * 0x1p-24f));
@@ -41,168 +56,88 @@ CSM_INLINE uint16_t csm_to_f16(float x) {
     return (uint16_t)(sign | ((rest - 0x38000000u + 0x0fffu + ((rest >> 13) & 1u)) >> 13));
 }
 
+/* --------------------------------------------------------------------------------------- vectors of reals
+ * Element i of an array p of a storage type, and those after it, as a vector, and back. "storage" is a constant: native
+ * reals or, where CSM_HALVES, 16-bit floats too. The _n_ variants move the first n elements, 0 <= n <= VL; the other
+ * lanes become "fill". */
+#if CSM_BITS == 32 && defined(CSM_HAS_16)
+enum { CSM_HALVES = 1 };
+#define narrow_own_f16 narrow_f16
+#define CSM_BY_STORAGE(half, real)                                                                           \
+    if (storage == CSM_F16) half(f16) else if (storage == CSM_BF16) half(bf16) else real
+#else
+enum { CSM_HALVES = 0 };
+#define CSM_BY_STORAGE(half, real) real
+#endif
+
+CSM_INLINE csm_vec csm_load_from(const void *p, ptrdiff_t i, const int storage) {
+#define CSM_LOAD_HALVES(h) return widen_##h(load_16((const uint16_t *)p + i));
+    (void)storage;
+    CSM_BY_STORAGE(CSM_LOAD_HALVES, return v_load((const csm_real *)p + i);)
+}
+
+CSM_INLINE void csm_store_to(void *p, ptrdiff_t i, csm_vec a, const int storage) {
+#define CSM_STORE_HALVES(h) store_16((uint16_t *)p + i, narrow_own_##h(a));
+    (void)storage;
+    CSM_BY_STORAGE(CSM_STORE_HALVES, v_store((csm_real *)p + i, a);)
+}
+
+CSM_INLINE csm_vec csm_load_n_from(const void *p, ptrdiff_t i, ptrdiff_t n, csm_real fill, const int storage) {
+    csm_real lanes[VL];
+#define CSM_LOAD_N_HALVES(h) v_store(lanes, widen_##h(load_n_16((const uint16_t *)p + i, n)));
+    (void)storage;
+    (void)lanes;
+    CSM_BY_STORAGE(CSM_LOAD_N_HALVES, return v_load_n((const csm_real *)p + i, n, fill);)
+    return v_load_n(lanes, n, fill);
+}
+
+CSM_INLINE void csm_store_n_to(void *p, ptrdiff_t i, ptrdiff_t n, csm_vec a, const int storage) {
+#define CSM_STORE_N_HALVES(h) store_n_16((uint16_t *)p + i, n, narrow_own_##h(a));
+    (void)storage;
+    CSM_BY_STORAGE(CSM_STORE_N_HALVES, v_store_n((csm_real *)p + i, n, a);)
+}
+
+/* 2 VL elements as two vectors, in an order that storing them undoes: for what does not depend on the order. */
 typedef struct {
     csm_vec first, second;
 } csm_pair;
 
-/* ------------------------------------------------------------- VL 16-bit floats at a time, where the CPU can */
-#if CSM_BITS == 32 && defined(CSM_AVX512)
-enum { CSM_HALVES = 1 };
-typedef __m256i csm_16;
-CSM_INLINE csm_16 csm_load_16(const uint16_t *p) { return _mm256_loadu_si256((const void *)p); }
-CSM_INLINE void csm_store_16(uint16_t *p, csm_16 a) { _mm256_storeu_si256((void *)p, a); }
-CSM_INLINE csm_16 csm_load_n_16(const uint16_t *p, ptrdiff_t k) {
-    return _mm256_maskz_loadu_epi16((__mmask16)((1u << k) - 1u), p);
-}
-CSM_INLINE void csm_store_n_16(uint16_t *p, ptrdiff_t k, csm_16 a) {
-    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << k) - 1u), a);
-}
-CSM_INLINE v_f32 csm_widen_f16(csm_16 a) { return _mm512_cvtph_ps(a); }
-CSM_INLINE csm_16 csm_narrow_f16(v_f32 a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
-CSM_INLINE v_f32 csm_widen_bf16(csm_16 a) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16));
-}
-/* lanes whose upper half is the bfloat16; a NaN must have no bits in the lower half: of 16-bit operands it has none */
-CSM_INLINE __m512i csm_round_bf16(v_f32 a) {
-    const __m512i u = _mm512_castps_si512(a), up = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
-    return _mm512_mask_sub_epi32(up, _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000)), up, _mm512_set1_epi32(-1));
-}
-CSM_INLINE csm_16 csm_narrow_own_bf16(v_f32 a) {
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(csm_round_bf16(a), 16));
-}
-CSM_INLINE csm_16 csm_narrow_bf16(v_f32 a) {
-    const __m512i u = _mm512_castps_si512(a), quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(csm_round_bf16(a), nan, quiet), 16));
-}
-CSM_INLINE csm_pair csm_load_pair_bf16(const uint16_t *p) {
-    const __m512i v = _mm512_loadu_si512((const void *)p);
-    const __m512i odd = _mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000));
-    return (csm_pair){_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)), _mm512_castsi512_ps(odd)};
-}
-CSM_INLINE void csm_store_pair_bf16(uint16_t *p, csm_pair a) {
-    const __m512i even = _mm512_srli_epi32(csm_round_bf16(a.first), 16);
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-    /* even | (odd & upper) */
-    _mm512_storeu_si512((void *)p, _mm512_ternarylogic_epi32(even, csm_round_bf16(a.second), upper, 0xf8));
-}
-#elif CSM_BITS == 32 && defined(CSM_AVX2)
-enum { CSM_HALVES = 1 };
-typedef __m128i csm_16;
-CSM_INLINE csm_16 csm_load_16(const uint16_t *p) { return _mm_loadu_si128((const void *)p); }
-CSM_INLINE void csm_store_16(uint16_t *p, csm_16 a) { _mm_storeu_si128((void *)p, a); }
-CSM_INLINE csm_16 csm_load_n_16(const uint16_t *p, ptrdiff_t k) {
-    uint16_t lanes[8] = {0};
-    memcpy(lanes, p, 2 * (size_t)k);
-    return csm_load_16(lanes);
-}
-CSM_INLINE void csm_store_n_16(uint16_t *p, ptrdiff_t k, csm_16 a) {
-    uint16_t lanes[8];
-    csm_store_16(lanes, a);
-    memcpy(p, lanes, 2 * (size_t)k);
-}
-CSM_INLINE v_f32 csm_widen_f16(csm_16 a) { return _mm256_cvtph_ps(a); }
-CSM_INLINE csm_16 csm_narrow_f16(v_f32 a) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
-CSM_INLINE v_f32 csm_widen_bf16(csm_16 a) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16));
-}
-CSM_INLINE __m256i csm_round_bf16(v_f32 a) {
-    const __m256i u = _mm256_castps_si256(a), up = _mm256_add_epi32(u, _mm256_set1_epi32(0x7fff));
-    return _mm256_add_epi32(up, _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1)));
-}
-CSM_INLINE csm_16 csm_upper_bf16(__m256i u) {
-    u = _mm256_srli_epi32(u, 16);
-    return _mm_packus_epi32(_mm256_castsi256_si128(u), _mm256_extracti128_si256(u, 1));
-}
-CSM_INLINE csm_16 csm_narrow_own_bf16(v_f32 a) { return csm_upper_bf16(csm_round_bf16(a)); }
-CSM_INLINE csm_16 csm_narrow_bf16(v_f32 a) {
-    const __m256i quiet = _mm256_or_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x400000));
-    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-    return csm_upper_bf16(_mm256_blendv_epi8(csm_round_bf16(a), quiet, nan));
-}
-CSM_INLINE csm_pair csm_load_pair_bf16(const uint16_t *p) {
-    const __m256i v = _mm256_loadu_si256((const void *)p);
-    const __m256i odd = _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000));
-    return (csm_pair){_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)), _mm256_castsi256_ps(odd)};
-}
-CSM_INLINE void csm_store_pair_bf16(uint16_t *p, csm_pair a) {
-    const __m256i even = _mm256_srli_epi32(csm_round_bf16(a.first), 16);
-    _mm256_storeu_si256((void *)p, _mm256_blend_epi16(even, csm_round_bf16(a.second), 0xaa));
-}
-#else
-enum { CSM_HALVES = 0 };
-#define CSM_NO_HALVES 1
-#endif
-
-#define csm_narrow_own_f16 csm_narrow_f16
-
-/* Element i of an array of "storage" (a constant: native reals or 16-bit floats), and those after it, as a vector; the
- * n variants take n of them, a vector at most, and fill up the others. */
-#if defined(CSM_NO_HALVES)
-#define CSM_OF_STORAGE(half, real) real
-#else
-#define CSM_OF_STORAGE(half, real)                                                                           \
-    if (storage == CSM_F16) half(f16) else if (storage == CSM_BF16) half(bf16) else real
-#endif
-
-CSM_INLINE csm_vec csm_take(const void *p, ptrdiff_t i, const int storage) {
-#define CSM_TAKE(name) return csm_widen_##name(csm_load_16((const uint16_t *)p + i));
-    (void)storage;
-    CSM_OF_STORAGE(CSM_TAKE, return v_load((const csm_real *)p + i);)
-}
-
-CSM_INLINE void csm_put(void *p, ptrdiff_t i, csm_vec a, const int storage) {
-#define CSM_PUT(name) csm_store_16((uint16_t *)p + i, csm_narrow_own_##name(a));
-    (void)storage;
-    CSM_OF_STORAGE(CSM_PUT, v_store((csm_real *)p + i, a);)
-}
-
-CSM_INLINE csm_vec csm_take_n(const void *p, ptrdiff_t i, ptrdiff_t n, csm_real fill, const int storage) {
-    csm_real lanes[VL];
-#define CSM_TAKE_N(name) v_store(lanes, csm_widen_##name(csm_load_n_16((const uint16_t *)p + i, n)));
-    (void)storage;
-    (void)lanes;
-    CSM_OF_STORAGE(CSM_TAKE_N, return v_load_n((const csm_real *)p + i, n, fill);)
-    return v_load_n(lanes, n, fill);
-}
-
-CSM_INLINE void csm_put_n(void *p, ptrdiff_t i, ptrdiff_t n, csm_vec a, const int storage) {
-#define CSM_PUT_N(name) csm_store_n_16((uint16_t *)p + i, n, csm_narrow_own_##name(a));
-    (void)storage;
-    CSM_OF_STORAGE(CSM_PUT_N, v_store_n((csm_real *)p + i, n, a);)
-}
-
-/* 2 VL elements, in an order that is undone when they are put back: for what needs none */
-CSM_INLINE csm_pair csm_take_pair(const void *p, ptrdiff_t i, const int storage) {
-#if !defined(CSM_NO_HALVES)
-    if (storage == CSM_BF16) return csm_load_pair_bf16((const uint16_t *)p + i);
-#endif
-    return (csm_pair){csm_take(p, i, storage), csm_take(p, i + VL, storage)};
-}
-
-CSM_INLINE void csm_put_pair(void *p, ptrdiff_t i, csm_pair a, const int storage) {
-#if !defined(CSM_NO_HALVES)
+CSM_INLINE csm_pair csm_load_pair_from(const void *p, ptrdiff_t i, const int storage) {
+    csm_pair a;
+#if CSM_BITS == 32 && defined(CSM_HAS_16)
     if (storage == CSM_BF16) {
-        csm_store_pair_bf16((uint16_t *)p + i, a);
+        load_pair_bf16((const uint16_t *)p + i, &a.first, &a.second);
+        return a;
+    }
+#endif
+    a.first = csm_load_from(p, i, storage);
+    a.second = csm_load_from(p, i + VL, storage);
+    return a;
+}
+
+CSM_INLINE void csm_store_pair_to(void *p, ptrdiff_t i, csm_pair a, const int storage) {
+#if CSM_BITS == 32 && defined(CSM_HAS_16)
+    if (storage == CSM_BF16) {
+        store_pair_bf16((uint16_t *)p + i, a.first, a.second);
         return;
     }
 #endif
-    csm_put(p, i, a.first, storage);
-    csm_put(p, i + VL, a.second, storage);
+    csm_store_to(p, i, a.first, storage);
+    csm_store_to(p, i + VL, a.second, storage);
 }
 
-/* ------------------------------------------------------------------------------------- contiguous runs */
+/* ---------------------------------------------------------------- contiguous runs of 16-bit floats, any n */
 #if CSM_BITS == 32
-#if defined(CSM_NO_HALVES)
-#define CSM_VECTORS(code)
-#else
+#if defined(CSM_HAS_16)
 #define CSM_VECTORS(code) code
+#else
+#define CSM_VECTORS(code)
 #endif
 #define CSM_HALF(name)                                                                                       \
     static void csm_load_run_##name(const char *p, ptrdiff_t n, float *dst) {                                \
         ptrdiff_t i = 0;                                                                                     \
         CSM_VECTORS(for (; i + VL <= n; i += VL)                                                             \
-                        store_f32(dst + i, csm_widen_##name(csm_load_16((const uint16_t *)p + i)));)         \
+                        store_f32(dst + i, widen_##name(load_16((const uint16_t *)p + i)));)         \
         for (; i < n; i++) {                                                                                 \
             uint16_t h;                                                                                      \
             memcpy(&h, p + 2 * i, sizeof h);                                                                 \
@@ -212,7 +147,7 @@ CSM_INLINE void csm_put_pair(void *p, ptrdiff_t i, csm_pair a, const int storage
     static void csm_store_run_##name(char *p, ptrdiff_t n, const float *src) {                               \
         ptrdiff_t i = 0;                                                                                     \
         CSM_VECTORS(for (; i + VL <= n; i += VL)                                                             \
-                        csm_store_16((uint16_t *)p + i, csm_narrow_##name(load_f32(src + i)));)              \
+                        store_16((uint16_t *)p + i, narrow_##name(load_f32(src + i)));)              \
         for (; i < n; i++) {                                                                                 \
             const uint16_t h = csm_to_##name(src[i]);                                                        \
             memcpy(p + 2 * i, &h, sizeof h);                                                                 \
@@ -222,9 +157,9 @@ CSM_HALF(f16)
 CSM_HALF(bf16)
 #endif
 
-/* -------------------------------------------------------------------------------------- strided runs */
-/* n elements at p, p + stride, ... into dst */
-CSM_ONCE static void csm_load_run(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, csm_real *dst) {
+/* -------------------------------------------------------------------------------------------- strided runs
+ * Reads the n elements at p (IN), p + stride, ..., stride in bytes, into the reals at dst (OUT, n of them). */
+CSM_OUTLINE static void csm_load_run(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, csm_real *dst) {
     const int swapped = storage & CSM_SWAPPED, kind = storage & ~CSM_SWAPPED;
     const int dense = !swapped && stride == csm_storage_size[kind];
     if (dense && kind == CSM_STORED_REAL) {
@@ -279,7 +214,7 @@ CSM_ONCE static void csm_load_run(int storage, const char *p, ptrdiff_t stride, 
 #undef CSM_LOAD
 }
 
-/* double to a 16-bit float in one rounding: first to float with the lost bits made sticky */
+/* A double cut to a float, whose last bit is set if that lost anything: rounding it to a 16-bit float rounds once. */
 CSM_INLINE float csm_sticky(double x) {
     float f = (float)x;
     if ((double)f != x && x == x && !isinf(f)) {
@@ -290,8 +225,9 @@ CSM_INLINE float csm_sticky(double x) {
     return f;
 }
 
-/* n elements of src to p, p + stride, ...; float storages only */
-CSM_ONCE static void csm_store_run(int storage, char *p, ptrdiff_t stride, ptrdiff_t n, const csm_real *src) {
+/* Writes the n reals at src (IN) to the elements at p (OUT), p + stride, ..., stride in bytes, rounded once. These are
+ * floats of some storage type. */
+CSM_OUTLINE static void csm_store_run(int storage, char *p, ptrdiff_t stride, ptrdiff_t n, const csm_real *src) {
     const int swapped = storage & CSM_SWAPPED, kind = storage & ~CSM_SWAPPED;
     const int dense = !swapped && stride == csm_storage_size[kind];
     if (dense && kind == CSM_STORED_REAL) {
@@ -343,7 +279,7 @@ CSM_INLINE int csm_key_is_large(int storage, uint64_t key) {
 }
 
 /* Raises keys[i * key_step] to the key of each of n integers at p that the mask (NULL: none) includes. */
-CSM_ONCE static void csm_max_keys(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, const char *mask,
+CSM_OUTLINE static void csm_max_keys(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, const char *mask,
                                   ptrdiff_t mask_stride, uint64_t *keys, ptrdiff_t key_step) {
     for (ptrdiff_t i = 0; i < n; i++) {
         const uint64_t key = csm_load_key(storage, p + i * stride);
@@ -353,8 +289,8 @@ CSM_ONCE static void csm_max_keys(int storage, const char *p, ptrdiff_t stride, 
 
 /* dst[i] becomes the exact difference of integer i and that of keys[i * key_step], rounded once, where the latter is
  * large; elsewhere it stays what it is. */
-CSM_ONCE static void csm_subtract_keys(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n, const uint64_t *keys,
-                                       ptrdiff_t key_step, csm_real *dst) {
+CSM_OUTLINE static void csm_subtract_keys(int storage, const char *p, ptrdiff_t stride, ptrdiff_t n,
+                                          const uint64_t *keys, ptrdiff_t key_step, csm_real *dst) {
     for (ptrdiff_t i = 0; i < n; i++) {
         const uint64_t key = keys[i * key_step];
         if (csm_key_is_large(storage, key)) dst[i] = -(csm_real)(key - csm_load_key(storage, p + i * stride));

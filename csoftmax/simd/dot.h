@@ -1,22 +1,23 @@
 /* Dot products and sums as if in twice the precision: however many digits cancel in them, a derivative subtracts them
- * with one rounding. In single precision they are multiplied and added up in double; in double
- * precision what products and sums lose is added up beside them (Dot2 of T. Ogita, S. M. Rump and S. Oishi,
- * doi:10.1137/030601818).
+ * with one rounding. In single precision products and sums are those of doubles. In double precision the compensation
+ * term is the sum of what products and sums lose (Dot2 of T. Ogita, S. M. Rump and S. Oishi, doi:10.1137/030601818):
+ * the relative error of the result is at most 2^-53 + n^2 2^-106 c, for n terms and the condition number c.
  *
- * A csm_dot is a vector's worth of accumulators. Accumulators are folded by halving, whatever holds them.
+ * A csm_dot holds the accumulators of VL lanes. Accumulators are folded by halving, whatever holds them.
  */
 #ifndef CSOFTMAX_DOT_H
 #define CSOFTMAX_DOT_H
 
-#include "_lanes.h"
+#include "compensated.h"
 
 enum { DOT_PARTS = CSM_BITS == 32 ? VL / VL64 : 1 };
 
 typedef struct {
     v_f64 sum[DOT_PARTS];
-    v_f64 lost; /* in double precision */
+    v_f64 lost; /* the compensation terms, in double precision; else 0 */
 } csm_dot;
 
+/* Accumulators of nothing. */
 CSM_INLINE csm_dot csm_dot_zero(void) {
     csm_dot a;
     for (int i = 0; i < DOT_PARTS; i++) a.sum[i] = set1_f64(0);
@@ -24,6 +25,11 @@ CSM_INLINE csm_dot csm_dot_zero(void) {
     return a;
 }
 
+/* csm_dot_mul(a, g, p)     a plus the products of the lanes of g and p
+ * csm_dot_mul_at(a, g, p)  the same of the VL reals at g (IN) and those at p (IN)
+ * csm_dot_first(g, p)      the same with nothing for a
+ * csm_dot_plus(a, g)       a plus the lanes of g
+ * csm_dot_join(a, b)       a plus b */
 #if CSM_BITS == 32
 CSM_INLINE csm_dot csm_dot_mul_at(csm_dot a, const float *g, const float *p) {
     for (int i = 0; i < DOT_PARTS; i++)
@@ -65,7 +71,6 @@ CSM_INLINE csm_dot csm_dot_mul(csm_dot a, v_f64 g, v_f64 p) {
     return csm_dot_plus(a, product);
 }
 
-/* the same of zero, which loses nothing more */
 CSM_INLINE csm_dot csm_dot_first(v_f64 g, v_f64 p) {
     const v_f64 product = mul_f64(g, p), zero = set1_f64(0);
     return (csm_dot){{add_f64(product, zero)}, sub_f64(zero, residual_f64(product, g, p))};
@@ -81,8 +86,9 @@ CSM_INLINE csm_dot csm_dot_join(csm_dot a, csm_dot b) {
 }
 #endif
 
-/* The accumulators of VL columns among others: of "rows" rows of accumulators, "across" apart, the first is at sums.
- * What double precision lost lies behind all rows. */
+/* Accumulators of columns in memory: a matrix of "rows" rows of doubles, "across" apart, and after it, in double
+ * precision, another like it, of compensation terms. csm_dot_store writes those of VL columns to sums (OUT), which lies
+ * in a row of the first matrix, VL doubles to each; csm_dot_load reads them (IN). */
 CSM_INLINE void csm_dot_store(double *sums, ptrdiff_t rows, ptrdiff_t across, csm_dot a) {
     for (int i = 0; i < DOT_PARTS; i++) store_f64(sums + i * VL64, a.sum[i]);
 #if CSM_BITS == 64
@@ -105,14 +111,16 @@ CSM_INLINE csm_dot csm_dot_load(const double *sums, ptrdiff_t rows, ptrdiff_t ac
     return a;
 }
 
-/* (sum + lost) * scale, a power of two, as two reals each, or as one where low is NULL */
+/* (sum + lost) scale, scale being a power of two: reals at high (OUT, VL64 of them) and, unless low is NULL, their
+ * compensation terms at low (OUT, VL64 reals). */
 CSM_INLINE void csm_dot_split_lanes(v_f64 sum, v_f64 lost, double scale, csm_real *high, csm_real *low) {
     const v_f64 by = set1_f64(scale), less = csm_finite_lanes(lost), both = add_f64(sum, less);
     if (low == NULL) v_narrow(high, mul_f64(both, by));
     else csm_split_lanes(mul_f64(both, by), mul_f64(add_f64(sub_f64(sum, both), less), by), high, low);
 }
 
-/* of VL64 columns, from "count" of the rows that csm_dot_store wrote */
+/* The sums of VL64 columns, to *high and *low (OUT), from "count" of the rows that csm_dot_store has written, the first
+ * of them at sums (IN). The count is a power of two, at most LANES. */
 CSM_INLINE void csm_dot_columns(const double *sums, ptrdiff_t rows, ptrdiff_t across, int count, v_f64 *high,
                                 v_f64 *low) {
     v_f64 sum[LANES], lost[LANES];
@@ -125,7 +133,7 @@ CSM_INLINE void csm_dot_columns(const double *sums, ptrdiff_t rows, ptrdiff_t ac
     *low = lost[0];
 }
 
-/* of one row */
+/* The sum of one row, from its accumulators a, to *high and *low (OUT). */
 CSM_INLINE void csm_dot_row(csm_dot a, double *high, double *low) {
 #if CSM_BITS == 32
     for (int half = DOT_PARTS / 2; half > 0; half /= 2)
@@ -142,7 +150,8 @@ CSM_INLINE void csm_dot_row(csm_dot a, double *high, double *low) {
 #endif
 }
 
-/* of VL rows, each with its own vector of accumulators */
+/* The sums of VL rows, from the accumulators of each (IN), times scale, a power of two: reals at high and compensation
+ * terms at low (OUT, VL reals each), as csm_dot_split_lanes has them. */
 CSM_INLINE void csm_dot_rows(const csm_dot *rows, double scale, csm_real *high, csm_real *low) {
 #if CSM_BITS == 32
     for (int first = 0; first < VL; first += VL64) {

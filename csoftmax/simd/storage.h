@@ -12,6 +12,7 @@ enum csm_storage {
     CSM_SWAPPED = 16 /* added to one of the above: the other byte order */
 };
 
+/* Copies size bytes from "from" (IN) to "to" (OUT), in reverse order if they are swapped. */
 static inline void csm_fetch(void *to, const char *from, size_t size, int swapped) {
     if (!swapped) {
         memcpy(to, from, size);
@@ -20,7 +21,8 @@ static inline void csm_fetch(void *to, const char *from, size_t size, int swappe
     }
 }
 
-/* an integer element; what int64 cannot hold becomes its largest */
+/* The integer of a storage type at p (IN), or -1 if that is not one of integers; what int64_t cannot hold becomes its
+ * largest. */
 static inline int64_t csm_load_index(int storage, const char *p) {
     const int swapped = storage & CSM_SWAPPED;
     switch (storage & ~CSM_SWAPPED) {

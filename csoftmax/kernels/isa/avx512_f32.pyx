@@ -1,2 +1,0 @@
-# The kernels at the avx512 level in float32.
-include "../kernel.pxi"

@@ -1,2 +1,0 @@
-# The kernels at the baseline level in float32.
-include "../kernel.pxi"

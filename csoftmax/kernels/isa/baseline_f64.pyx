@@ -1,2 +1,0 @@
-# The kernels at the baseline level in float64.
-include "../kernel.pxi"
