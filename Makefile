@@ -24,6 +24,7 @@ test:  ## the tests, at every ISA level this CPU has
 lint:  ## every static check but types
 	ruff check .
 	cython-lint csoftmax
+	$(PYTHON) tools/capi.py --check
 	codespell
 	clang-format --dry-run -Werror $(wildcard csoftmax/include/csoftmax/csoftmax.h) </dev/null
 	zizmor --offline -q .github

@@ -1,8 +1,8 @@
 """The softmax family for C, C++ and Cython: pointers and strides to a problem, run at once by the thread that calls.
 
-csoftmax.h says what the functions do. They take no lock and set no Python error, and work in the default floating-point
-mode whatever the caller's is. Scratch is on the stack wherever
-it fits; which way a row takes changes none of its bits.
+csoftmax.h says what the functions do. They take no lock and set no Python error, and work in the default
+floating-point mode whatever the caller's is. Scratch is on the stack wherever it fits; which strategy a row is computed
+by changes none of its bits.
 """
 
 from cpython.pycapsule cimport PyCapsule_New
@@ -14,8 +14,8 @@ from libc.string cimport memset
 
 from csoftmax.runtime.dispatch cimport kernels_for
 from csoftmax.kernels.problem cimport (
-    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, SOFTMAX, SOFTMAX_GRAD, Problem, Kernels,
-    View, SplitScratch, init_problem, lay_split, needs_doubles, set_view, set_rows,
+    CROSS_ENTROPY, CROSS_ENTROPY_GRAD, LOG_SOFTMAX, LOG_SOFTMAX_JVP, LOG_SOFTMAX_VJP, LOGSUMEXP, SOFTMAX,
+    SOFTMAX_GRAD, Problem, Kernels, View, SplitScratch, init_problem, lay_split, needs_doubles, set_view, set_rows,
 )
 from csoftmax.plan.strategy cimport Means, can_split, choose, item_size
 
@@ -26,6 +26,7 @@ cdef extern from "runtime/float_mode.h" nogil:
 cdef extern from "csoftmax/simd/storage.h":
     enum:
         CSM_F16, CSM_BF16, CSM_F32, CSM_F64, CSM_I64
+    long long load_index "csm_load_index"(int, const char *) nogil
 
 # The table that C sees. The prototypes let the compiler compare csoftmax.h with the definitions below.
 cdef extern from *:
@@ -45,7 +46,58 @@ cdef enum:
     LARGE_STACK = 131072      # and of long ones: a thread's stack may be as small as 512 KiB
 
 
-# ----------------------------------------------------------------------------------------------- a problem
+# --------------------------------------------------------------------------------- arguments, whatever their types
+
+cdef struct Strided:
+    # an array of rows; strides in bytes
+    char *data
+    Py_ssize_t row
+    Py_ssize_t step               # from element to element; 0 where a row has one
+
+
+cdef struct Classes:
+    Strided index                 # int64
+    int64_t ignore_index
+
+
+cdef struct Gradient:
+    Strided dx                    # without data: the gradient is not wanted
+    double scale
+
+
+cdef inline Strided strided(const void *data, Py_ssize_t row, Py_ssize_t step, Py_ssize_t size) noexcept nogil:
+    """An array whose strides count `size` bytes."""
+    cdef Strided a
+    a.data = <char *> data
+    a.row = row * size
+    a.step = step * size
+    return a
+
+
+cdef inline Classes classes(Strided index, int64_t ignore_index) noexcept nogil:
+    cdef Classes target
+    target.index = index
+    target.ignore_index = ignore_index
+    return target
+
+
+cdef inline Gradient gradient(Strided dx, double scale) noexcept nogil:
+    cdef Gradient wanted
+    wanted.dx = dx
+    wanted.scale = scale
+    return wanted
+
+
+cdef inline Gradient no_gradient() noexcept nogil:
+    return gradient(strided(NULL, 0, 0, 1), 1)
+
+
+cdef inline int reals_of(Py_ssize_t size) noexcept nogil:
+    """The storage of reals of `size` bytes."""
+    return CSM_F64 if size == sizeof(double) else CSM_F32
+
+
+# --------------------------------------------------------------------------------------------------- a problem
 
 cdef inline int begin(Problem *problem, int operation, int storage, Py_ssize_t rows, Py_ssize_t n,
                       double temperature) noexcept nogil:
@@ -58,78 +110,86 @@ cdef inline int begin(Problem *problem, int operation, int storage, Py_ssize_t r
     return CSM_OK
 
 
-cdef inline void set_elements(View *o, int storage, const void *data, Py_ssize_t row,
-                              Py_ssize_t step) noexcept nogil:
-    # as set_view, with strides in elements
-    set_view(o, storage, data, row * item_size(storage), step * item_size(storage))
+cdef inline void set_array(View *o, int storage, const Strided *a) noexcept nogil:
+    set_view(o, storage, a.data, a.row, a.step)
 
 
-cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
-                 Py_ssize_t x_step, void *y, Py_ssize_t y_row, Py_ssize_t y_step,
+cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, Strided x, Strided y,
                  double temperature) noexcept nogil:
+    """Probabilities, their logarithms, or one logsumexp a row."""
     cdef Problem problem
     cdef double nothing = -INFINITY
+    cdef Strided one
     cdef unsigned long long caller_mode = enter_mode()
     cdef int status = begin(&problem, operation, storage, rows, n, temperature)
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_elements(&problem.x, storage, x, x_row, x_step)
+    set_array(&problem.x, storage, &x)
     if n == 0 and operation == LOGSUMEXP:
-        set_elements(&problem.x, CSM_F64, &nothing, 0, 1)
+        one = strided(&nothing, 0, 0, 1)
+        set_array(&problem.x, CSM_F64, &one)
         set_rows(&problem, rows, 1)
-    set_elements(&problem.y, storage, y, y_row, y_step)
+    set_array(&problem.y, storage, &y)
     status = run(&problem)
     leave_mode(caller_mode)
     return status
 
 
-cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *dy, Py_ssize_t dy_row,
-                  Py_ssize_t dy_step, const void *y, Py_ssize_t y_row, Py_ssize_t y_step, void *dx,
-                  Py_ssize_t dx_row, Py_ssize_t dx_step, double temperature) noexcept nogil:
+cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, Strided dy, Strided y, Strided dx,
+                  double temperature) noexcept nogil:
+    """The product of each row's Jacobian and dy, from the forward's result y."""
     cdef Problem problem
     cdef unsigned long long caller_mode = enter_mode()
     cdef int status = begin(&problem, operation, storage, rows, n, temperature)
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_elements(&problem.x, storage, dy, dy_row, dy_step)
-    set_elements(&problem.p, storage, y, y_row, y_step)
-    set_elements(&problem.y, storage, dx, dx_row, dx_step)
+    set_array(&problem.x, storage, &dy)
+    set_array(&problem.p, storage, &y)
+    set_array(&problem.y, storage, &dx)
     status = run(&problem)
     leave_mode(caller_mode)
     return status
 
 
-cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row,
-                 Py_ssize_t x_step, const int64_t *target, Py_ssize_t target_row, int64_t ignore_index,
-                 void *loss, Py_ssize_t loss_row, void *dx, Py_ssize_t dx_row, Py_ssize_t dx_step,
-                 double scale) noexcept nogil:
+cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, Strided x, Classes target, Strided loss,
+                 Gradient wanted) noexcept nogil:
+    """One loss a row, and its gradient if there is a place for it."""
     cdef Problem problem
-    cdef Py_ssize_t i
-    cdef int64_t index
     cdef unsigned long long caller_mode
+    cdef int loss_storage = CSM_F64 if storage == CSM_F64 else CSM_F32
     cdef int status = begin(&problem, operation, storage, rows, n, 1)
+    cdef Py_ssize_t i
+    if status == CSM_OK:
+        status = check_classes(rows, n, &target)
     if status != CSM_OK:
         return status
-    for i in range(rows):
-        index = target[i * target_row]
-        if index != ignore_index and not 0 <= index < n:
-            return CSM_BAD_TARGET
-    set_elements(&problem.x, storage, x, x_row, x_step)
-    set_elements(&problem.y, storage, dx, dx_row, dx_step)
-    set_elements(&problem.target, CSM_I64, target, target_row, 0)
-    set_elements(&problem.row_loss, CSM_F64 if storage == CSM_F64 else CSM_F32, loss, loss_row, 0)
+    set_array(&problem.x, storage, &x)
+    set_array(&problem.y, storage, &wanted.dx)
+    set_array(&problem.target, CSM_I64, &target.index)
+    set_array(&problem.row_loss, loss_storage, &loss)
     if n == 0:
         for i in range(rows):
-            memset(problem.row_loss.data + i * problem.row_loss.row, 0, item_size(problem.row_loss.storage))
-    problem.loss.ignore_index = ignore_index
+            memset(loss.data + i * loss.row, 0, item_size(loss_storage))
+    problem.loss.ignore_index = target.ignore_index
     problem.loss.indices = True
-    problem.loss.scale = scale
+    problem.loss.scale = wanted.scale
     caller_mode = enter_mode()
     status = run(&problem)
     leave_mode(caller_mode)
     return status
+
+
+cdef int check_classes(Py_ssize_t rows, Py_ssize_t n, const Classes *target) noexcept nogil:
+    """CSM_BAD_TARGET if one of the targets is neither a class nor ignored."""
+    cdef Py_ssize_t i
+    cdef long long index
+    for i in range(rows):
+        index = load_index(CSM_I64, target.index.data + i * target.index.row)
+        if index != target.ignore_index and not 0 <= index < n:
+            return CSM_BAD_TARGET
+    return CSM_OK
 
 
 # ------------------------------------------------------------------------------------------------- its run
@@ -184,181 +244,308 @@ cdef bint run_by_blocks(const Problem *problem, const Kernels *kernels, char *sc
     return True
 
 
-# ----------------------------------------------------------------------------------------------------- f32
-
+# ---------------------------------------------------------------------------------------------- functions
+# tools/capi.py writes from here
 cdef int softmax_f32 "csm_softmax_f32"(
-        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(SOFTMAX, CSM_F32, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        SOFTMAX, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)), strided(y, y_row, y_step, sizeof(float)),
+        temperature)
 
 cdef int log_softmax_f32 "csm_log_softmax_f32"(
-        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(LOG_SOFTMAX, CSM_F32, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        LOG_SOFTMAX, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)),
+        strided(y, y_row, y_step, sizeof(float)), temperature)
 
 cdef int logsumexp_f32 "csm_logsumexp_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(LOGSUMEXP, CSM_F32, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+    return forward(
+        LOGSUMEXP, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)), strided(y, y_row, 0, sizeof(float)), 1)
 
 cdef int softmax_backward_f32 "csm_softmax_backward_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
         ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(SOFTMAX_GRAD, CSM_F32, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+    return backward(
+        SOFTMAX_GRAD, CSM_F32, rows, n, strided(dy, dy_row, dy_step, sizeof(float)),
+        strided(y, y_row, y_step, sizeof(float)), strided(dx, dx_row, dx_step, sizeof(float)), temperature)
 
 cdef int log_softmax_backward_f32 "csm_log_softmax_backward_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
         ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(LOG_SOFTMAX_VJP, CSM_F32, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+    return backward(
+        LOG_SOFTMAX_VJP, CSM_F32, rows, n, strided(dy, dy_row, dy_step, sizeof(float)),
+        strided(y, y_row, y_step, sizeof(float)), strided(dx, dx_row, dx_step, sizeof(float)), temperature)
 
 cdef int cross_entropy_f32 "csm_cross_entropy_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(CROSS_ENTROPY, CSM_F32, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
-                   loss_row, NULL, 0, 0, 1)
+    return loss_of(
+        CROSS_ENTROPY, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(float)), no_gradient())
 
 cdef int cross_entropy_with_grad_f32 "csm_cross_entropy_with_grad_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
-        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, float *dx,
-        ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(CROSS_ENTROPY_GRAD, CSM_F32, rows, n, x, x_row, x_step, target, target_row, ignore_index,
-                   loss, loss_row, dx, dx_row, dx_step, scale)
-
-# ----------------------------------------------------------------------------------------------------- f64
+        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, float *dx, ptrdiff_t dx_row,
+        ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY_GRAD, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(float)), gradient(strided(dx, dx_row, dx_step, sizeof(float)), scale))
 
 cdef int softmax_f64 "csm_softmax_f64"(
-        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(SOFTMAX, CSM_F64, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        SOFTMAX, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)), strided(y, y_row, y_step, sizeof(double)),
+        temperature)
 
 cdef int log_softmax_f64 "csm_log_softmax_f64"(
-        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(LOG_SOFTMAX, CSM_F64, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        LOG_SOFTMAX, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)),
+        strided(y, y_row, y_step, sizeof(double)), temperature)
 
 cdef int logsumexp_f64 "csm_logsumexp_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(LOGSUMEXP, CSM_F64, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+    return forward(
+        LOGSUMEXP, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)), strided(y, y_row, 0, sizeof(double)), 1)
 
 cdef int softmax_backward_f64 "csm_softmax_backward_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
         ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(SOFTMAX_GRAD, CSM_F64, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+    return backward(
+        SOFTMAX_GRAD, CSM_F64, rows, n, strided(dy, dy_row, dy_step, sizeof(double)),
+        strided(y, y_row, y_step, sizeof(double)), strided(dx, dx_row, dx_step, sizeof(double)), temperature)
 
 cdef int log_softmax_backward_f64 "csm_log_softmax_backward_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
         ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(LOG_SOFTMAX_VJP, CSM_F64, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+    return backward(
+        LOG_SOFTMAX_VJP, CSM_F64, rows, n, strided(dy, dy_row, dy_step, sizeof(double)),
+        strided(y, y_row, y_step, sizeof(double)), strided(dx, dx_row, dx_step, sizeof(double)), temperature)
 
 cdef int cross_entropy_f64 "csm_cross_entropy_f64"(
-        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step,
-        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, double *loss,
-        ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(CROSS_ENTROPY, CSM_F64, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
-                   loss_row, NULL, 0, 0, 1)
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, double *loss, ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(double)), no_gradient())
 
 cdef int cross_entropy_with_grad_f64 "csm_cross_entropy_with_grad_f64"(
-        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step,
-        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, double *loss, ptrdiff_t loss_row,
-        double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(CROSS_ENTROPY_GRAD, CSM_F64, rows, n, x, x_row, x_step, target, target_row, ignore_index,
-                   loss, loss_row, dx, dx_row, dx_step, scale)
-
-# ----------------------------------------------------------------------------------------------------- f16
+        ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, double *loss, ptrdiff_t loss_row, double *dx, ptrdiff_t dx_row,
+        ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY_GRAD, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(double)), gradient(strided(dx, dx_row, dx_step, sizeof(double)), scale))
 
 cdef int softmax_f16 "csm_softmax_f16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(SOFTMAX, CSM_F16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        SOFTMAX, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
+        strided(y, y_row, y_step, sizeof(csm_f16)), temperature)
 
 cdef int log_softmax_f16 "csm_log_softmax_f16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(LOG_SOFTMAX, CSM_F16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        LOG_SOFTMAX, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
+        strided(y, y_row, y_step, sizeof(csm_f16)), temperature)
 
 cdef int logsumexp_f16 "csm_logsumexp_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(LOGSUMEXP, CSM_F16, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+    return forward(
+        LOGSUMEXP, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)), strided(y, y_row, 0, sizeof(csm_f16)),
+        1)
 
 cdef int softmax_backward_f16 "csm_softmax_backward_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(SOFTMAX_GRAD, CSM_F16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+    return backward(
+        SOFTMAX_GRAD, CSM_F16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_f16)),
+        strided(y, y_row, y_step, sizeof(csm_f16)), strided(dx, dx_row, dx_step, sizeof(csm_f16)), temperature)
 
 cdef int log_softmax_backward_f16 "csm_log_softmax_backward_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(LOG_SOFTMAX_VJP, CSM_F16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+    return backward(
+        LOG_SOFTMAX_VJP, CSM_F16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_f16)),
+        strided(y, y_row, y_step, sizeof(csm_f16)), strided(dx, dx_row, dx_step, sizeof(csm_f16)), temperature)
 
 cdef int cross_entropy_f16 "csm_cross_entropy_f16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
-        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss,
-        ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(CROSS_ENTROPY, CSM_F16, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
-                   loss_row, NULL, 0, 0, 1)
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(float)), no_gradient())
 
 cdef int cross_entropy_with_grad_f16 "csm_cross_entropy_with_grad_f16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
-        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row,
-        csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(CROSS_ENTROPY_GRAD, CSM_F16, rows, n, x, x_row, x_step, target, target_row, ignore_index,
-                   loss, loss_row, dx, dx_row, dx_step, scale)
-
-# ---------------------------------------------------------------------------------------------------- bf16
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, csm_f16 *dx, ptrdiff_t dx_row,
+        ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY_GRAD, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(float)), gradient(strided(dx, dx_row, dx_step, sizeof(csm_f16)), scale))
 
 cdef int softmax_bf16 "csm_softmax_bf16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(SOFTMAX, CSM_BF16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        SOFTMAX, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
+        strided(y, y_row, y_step, sizeof(csm_bf16)), temperature)
 
 cdef int log_softmax_bf16 "csm_log_softmax_bf16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y,
-        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(LOG_SOFTMAX, CSM_BF16, rows, n, x, x_row, x_step, y, y_row, y_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y, ptrdiff_t y_row,
+        ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        LOG_SOFTMAX, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
+        strided(y, y_row, y_step, sizeof(csm_bf16)), temperature)
 
 cdef int logsumexp_bf16 "csm_logsumexp_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(LOGSUMEXP, CSM_BF16, rows, n, x, x_row, x_step, y, y_row, 0, 1)
+    return forward(
+        LOGSUMEXP, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
+        strided(y, y_row, 0, sizeof(csm_bf16)), 1)
 
 cdef int softmax_backward_bf16 "csm_softmax_backward_bf16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step,
-        const csm_bf16 *y, ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row,
-        ptrdiff_t dx_step, double temperature) noexcept nogil:
-    return backward(SOFTMAX_GRAD, CSM_BF16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_bf16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        SOFTMAX_GRAD, CSM_BF16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_bf16)),
+        strided(y, y_row, y_step, sizeof(csm_bf16)), strided(dx, dx_row, dx_step, sizeof(csm_bf16)), temperature)
 
 cdef int log_softmax_backward_bf16 "csm_log_softmax_backward_bf16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step,
-        const csm_bf16 *y, ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row,
-        ptrdiff_t dx_step, double temperature) noexcept nogil:
-    return backward(LOG_SOFTMAX_VJP, CSM_BF16, rows, n, dy, dy_row, dy_step, y, y_row, y_step, dx, dx_row,
-                    dx_step, temperature)
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_bf16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        LOG_SOFTMAX_VJP, CSM_BF16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_bf16)),
+        strided(y, y_row, y_step, sizeof(csm_bf16)), strided(dx, dx_row, dx_step, sizeof(csm_bf16)), temperature)
 
 cdef int cross_entropy_bf16 "csm_cross_entropy_bf16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
-        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss,
-        ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(CROSS_ENTROPY, CSM_BF16, rows, n, x, x_row, x_step, target, target_row, ignore_index, loss,
-                   loss_row, NULL, 0, 0, 1)
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(float)), no_gradient())
 
 cdef int cross_entropy_with_grad_bf16 "csm_cross_entropy_with_grad_bf16"(
-        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step,
-        const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row,
-        csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(CROSS_ENTROPY_GRAD, CSM_BF16, rows, n, x, x_row, x_step, target, target_row, ignore_index,
-                   loss, loss_row, dx, dx_row, dx_step, scale)
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
+        ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, csm_bf16 *dx, ptrdiff_t dx_row,
+        ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY_GRAD, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
+        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
+        strided(loss, loss_row, 0, sizeof(float)), gradient(strided(dx, dx_row, dx_step, sizeof(csm_bf16)), scale))
+
+cdef int log_softmax_jvp_f32 "csm_log_softmax_jvp_f32"(
+        ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        LOG_SOFTMAX_JVP, CSM_F32, rows, n, strided(dy, dy_row, dy_step, sizeof(float)),
+        strided(y, y_row, y_step, sizeof(float)), strided(dx, dx_row, dx_step, sizeof(float)), temperature)
+
+cdef int log_softmax_jvp_f64 "csm_log_softmax_jvp_f64"(
+        ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        LOG_SOFTMAX_JVP, CSM_F64, rows, n, strided(dy, dy_row, dy_step, sizeof(double)),
+        strided(y, y_row, y_step, sizeof(double)), strided(dx, dx_row, dx_step, sizeof(double)), temperature)
+
+cdef int log_softmax_jvp_f16 "csm_log_softmax_jvp_f16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        LOG_SOFTMAX_JVP, CSM_F16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_f16)),
+        strided(y, y_row, y_step, sizeof(csm_f16)), strided(dx, dx_row, dx_step, sizeof(csm_f16)), temperature)
+
+cdef int log_softmax_jvp_bf16 "csm_log_softmax_jvp_bf16"(
+        ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_bf16 *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        LOG_SOFTMAX_JVP, CSM_BF16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_bf16)),
+        strided(y, y_row, y_step, sizeof(csm_bf16)), strided(dx, dx_row, dx_step, sizeof(csm_bf16)), temperature)
+
+cdef int memview_softmax "csm_memview_softmax"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step, void *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        SOFTMAX, reals_of(size), rows, n, strided(x, x_row, x_step, 1), strided(y, y_row, y_step, 1), temperature)
+
+cdef int memview_log_softmax "csm_memview_log_softmax"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step, void *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
+    return forward(
+        LOG_SOFTMAX, reals_of(size), rows, n, strided(x, x_row, x_step, 1), strided(y, y_row, y_step, 1), temperature)
+
+cdef int memview_logsumexp "csm_memview_logsumexp"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step, void *y,
+        ptrdiff_t y_row) noexcept nogil:
+    return forward(LOGSUMEXP, reals_of(size), rows, n, strided(x, x_row, x_step, 1), strided(y, y_row, 0, 1), 1)
+
+cdef int memview_softmax_backward "csm_memview_softmax_backward"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const void *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, void *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        SOFTMAX_GRAD, reals_of(size), rows, n, strided(dy, dy_row, dy_step, 1), strided(y, y_row, y_step, 1),
+        strided(dx, dx_row, dx_step, 1), temperature)
+
+cdef int memview_log_softmax_backward "csm_memview_log_softmax_backward"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const void *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, void *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        LOG_SOFTMAX_VJP, reals_of(size), rows, n, strided(dy, dy_row, dy_step, 1), strided(y, y_row, y_step, 1),
+        strided(dx, dx_row, dx_step, 1), temperature)
+
+cdef int memview_cross_entropy "csm_memview_cross_entropy"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const void *target, ptrdiff_t target_row, int64_t ignore_index, void *loss, ptrdiff_t loss_row) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY, reals_of(size), rows, n, strided(x, x_row, x_step, 1),
+        classes(strided(target, target_row, 0, 1), ignore_index), strided(loss, loss_row, 0, 1), no_gradient())
+
+cdef int memview_cross_entropy_with_grad "csm_memview_cross_entropy_with_grad"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step,
+        const void *target, ptrdiff_t target_row, int64_t ignore_index, void *loss, ptrdiff_t loss_row, void *dx,
+        ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
+    return loss_of(
+        CROSS_ENTROPY_GRAD, reals_of(size), rows, n, strided(x, x_row, x_step, 1),
+        classes(strided(target, target_row, 0, 1), ignore_index), strided(loss, loss_row, 0, 1),
+        gradient(strided(dx, dx_row, dx_step, 1), scale))
+
+cdef int memview_log_softmax_jvp "csm_memview_log_softmax_jvp"(
+        ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const void *y,
+        ptrdiff_t y_row, ptrdiff_t y_step, void *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
+        double temperature) noexcept nogil:
+    return backward(
+        LOG_SOFTMAX_JVP, reals_of(size), rows, n, strided(dy, dy_row, dy_step, 1), strided(y, y_row, y_step, 1),
+        strided(dx, dx_row, dx_step, 1), temperature)
+# tools/capi.py writes to here

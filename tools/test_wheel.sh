@@ -13,7 +13,7 @@ echo "$(basename "$wheel"): $bytes bytes"
 ((bytes <= 1500000)) || { echo "larger than 1.5 MB" >&2; exit 1; }
 
 "$python" -m venv "$work/venv"
-cd "$root" && cp -r --parents README.md CONTRIBUTING.md pyproject.toml setup.py tests examples docs benchmarks "$work" && cd "$work"
+cd "$root" && cp -r --parents README.md CONTRIBUTING.md pyproject.toml setup.py tests examples docs benchmarks tools "$work" && cd "$work"
 # where no compiler is to be found, nor any other program: the wheel and NumPy alone
 env PATH=/nowhere "$work/venv/bin/python" -m pip install -q --only-binary :all: "$wheel"
 env PATH=/nowhere "$work/venv/bin/python" - <<'EXAMPLE'

@@ -4,12 +4,14 @@ Compiled code names csoftmax's C functions by symbol, and LLVM learns their addr
 imported: a function that Numba has cached on disk finds them in the next process too.
 """
 
+import ctypes
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import csoftmax
+from csoftmax import _capi
 from csoftmax._extras import how_to_install
 
 try:
@@ -116,25 +118,30 @@ def logsumexp(x: NDArray[_Float], axis: int = -1) -> Any:
 
 
 SUFFIXES = {types.float32: "f32", types.float64: "f64"}
-VIEW = (types.intp, types.intp, types.intp)  # address, stride from row to row, stride from element to element
+C_TYPES = {"int": types.intc, "ptrdiff_t": types.intp, "double": types.double}
+
+_capsule_name = ctypes.pythonapi.PyCapsule_GetName
+_capsule_name.restype, _capsule_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
 
 
-def _c_functions(name, *parameters):
+def _signature(function):
+    """The signature of a C function, as Cython wrote it into the module; pointers are addresses."""
+    result, parameters = _capsule_name(_capi.__pyx_capi__[function]).decode().rstrip(")").split(" (")
+    return C_TYPES[result](*(types.intp if p.endswith("*") else C_TYPES[p] for p in parameters.split(", ")))
+
+
+def _c_functions(name):
     """The C function of each dtype, as something that compiled code can call."""
-    signature = types.intc(types.intp, types.intp, *parameters)
     functions = {}
     for dtype, suffix in SUFFIXES.items():
-        symbol = f"csm_{name}_{suffix}"
-        add_symbol(symbol, get_cython_function_address("csoftmax._capi", f"{name}_{suffix}"))
-        functions[dtype] = types.ExternalFunction(symbol, signature)
+        function = f"{name}_{suffix}"
+        add_symbol(f"csm_{function}", get_cython_function_address("csoftmax._capi", function))
+        functions[dtype] = types.ExternalFunction(f"csm_{function}", _signature(function))
     return functions
 
 
-_FORWARD = {
-    softmax: _c_functions("softmax", *VIEW, *VIEW, types.double),
-    log_softmax: _c_functions("log_softmax", *VIEW, *VIEW, types.double),
-}
-_LOGSUMEXP = _c_functions("logsumexp", *VIEW, types.intp, types.intp)
+_FORWARD = {softmax: _c_functions("softmax"), log_softmax: _c_functions("log_softmax")}
+_LOGSUMEXP = _c_functions("logsumexp")
 
 
 # ------------------------------------------------------------------------------------------- what is accepted

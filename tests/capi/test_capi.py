@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from arrays import DTYPES, FLOATS, MAX_ULP, SOFTMAX_ULP, Guarded, exact_differen
 import csoftmax
 from csoftmax import _capi
 
-HERE = Path(__file__).parent
-SOURCES = HERE / "consumers"
-PAGE = Path(__file__).parents[2] / "docs" / "interop" / "c.md"
+SOURCES = Path(__file__).parent / "consumers"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "interop" / "c.md"
 SUFFIX = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 OK, BAD_SHAPE, BAD_TEMPERATURE, BAD_TARGET, NO_MEMORY = range(5)
 
@@ -74,6 +75,13 @@ def misaligned(a):
     memory = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
     memory[...] = a
     return memory
+
+
+def packed(a):
+    """As a field of packed records: strides that are no whole elements."""
+    records = np.zeros(a.shape, [("tag", "u1"), ("value", a.dtype)])
+    records["value"] = a
+    return records["value"]
 
 
 LAYOUTS = {
@@ -128,9 +136,10 @@ def test_backward(dtype, layout, rng):
         for name, forward in (("softmax", csoftmax.softmax), ("log_softmax", csoftmax.log_softmax)):
             p = LAYOUTS[layout](forward(x, temperature=0.7))
             dx = LAYOUTS[layout](np.zeros_like(x))
-            assert call(f"{name}_backward", dtype, *shape, g, p, dx, 0.7) == OK
-            want = getattr(csoftmax, f"{name}_backward")(g, p, temperature=0.7)
-            assert same_bits(dx, want), (name, shape)
+            for product in [f"{name}_backward"] + ["log_softmax_jvp"] * (name == "log_softmax"):
+                assert call(product, dtype, *shape, g, p, dx, 0.7) == OK
+                want = getattr(csoftmax, product)(g, p, temperature=0.7)
+                assert same_bits(dx, want), (product, shape)
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns", "misaligned"])
@@ -310,7 +319,7 @@ thread.join()
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
 def test_which_rows_need_the_heap():
     """As csoftmax.h says it; without memory to be had, the status says so."""
-    folders = [HERE.parents[1], HERE.parent, HERE, os.environ.get("PYTHONPATH")]
+    folders = [ROOT, ROOT / "tests", Path(__file__).parent, os.environ.get("PYTHONPATH")]
     path = os.pathsep.join(os.fspath(folder) for folder in folders if folder)
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_MEMORY],
@@ -341,6 +350,7 @@ def test_refused(dtype):
         assert call("logsumexp", dtype, rows, n, x, y[:, 0]) == BAD_SHAPE
         assert call("softmax_backward", dtype, rows, n, x, x, y, 1.0) == BAD_SHAPE
         assert call("log_softmax_backward", dtype, rows, n, x, x, y, 1.0) == BAD_SHAPE
+        assert call("log_softmax_jvp", dtype, rows, n, x, x, y, 1.0) == BAD_SHAPE
         assert call("cross_entropy", dtype, rows, n, x, np.array([0, 0]), -100, loss) == BAD_SHAPE
     for temperature in (0.0, -1.0, np.inf, np.nan):
         assert call("softmax", dtype, 2, 3, x, y, temperature) == BAD_TEMPERATURE
@@ -381,12 +391,25 @@ def load(folder, name):
     return module
 
 
+def as_installed(folder):
+    """The package with those of its files that a wheel has: modules, built or not, and what pyproject.toml adds."""
+    package = Path(csoftmax.__file__).parent
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    added = [f"{name.replace('.', '/')}/{pattern}" for name, patterns in data.items() for pattern in patterns]
+    for pattern in ("csoftmax/**/*.py", "csoftmax/**/*.so", *added):
+        for path in package.parent.glob(pattern):
+            there = folder / path.relative_to(package.parent)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.symlink_to(path)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The folder in which the consumers were built, by the compiler that this Python names."""
     folder = tmp_path_factory.mktemp("capi") / "consumers"
     shutil.copytree(SOURCES, folder)
-    package = os.fspath(Path(csoftmax.__file__).parents[1])
+    package = os.fspath(as_installed(folder.parent / "site"))
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
@@ -400,6 +423,11 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def consumer(built):
+    return load(built, "consumer")
+
+
 @pytest.fixture(params=["consumer_c", "consumer_cpp"])
 def consumer_c(request, built):
     return load(built, request.param)
@@ -407,7 +435,7 @@ def consumer_c(request, built):
 
 def recorded():
     """Name and signature of every function that was ever published, in the order of the table."""
-    lines = (HERE / "signatures.txt").read_text().splitlines()
+    lines = (Path(__file__).parent / "signatures.txt").read_text().splitlines()
     return dict(line.split(": ") for line in lines if not line.startswith("#"))
 
 
@@ -420,11 +448,58 @@ def test_the_table_only_grows(consumer_c):
     """version, size and the functions in the order in which they were published, as the header lays them out."""
     version, size, functions = consumer_c.table()
     word = ctypes.sizeof(ctypes.c_void_p)
-    assert version == 1
-    assert size == (2 + len(recorded())) * word
-    assert functions == {
-        name: ((2 + i) * word, EXPORTED[name][1]) for i, name in enumerate(recorded())
-    }
+    # what memview.pxd calls is not in the table
+    published = [name for name in recorded() if not name.startswith("memview_")]
+    assert version == 2
+    assert size == (2 + len(published)) * word
+    assert functions == {name: ((2 + i) * word, EXPORTED[name][1]) for i, name in enumerate(published)}
+
+
+@pytest.fixture
+def capi_tool(monkeypatch, tmp_path):
+    """tools/capi.py, made to work on copies of the files that it writes."""
+    spec = importlib.util.spec_from_file_location("capi_tool", ROOT / "tools" / "capi.py")
+    tool = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "capi_tool", tool)  # its dataclasses look for their module
+    spec.loader.exec_module(tool)
+    package = Path(csoftmax.__file__).parents[1]
+    # test_signatures compares the source of the functions, which no wheel has
+    installed = [name for name in tool.SECTIONS if (package / name).exists() or name != "csoftmax/_capi.pyx"]
+    monkeypatch.setattr(tool, "SECTIONS", {name: tool.SECTIONS[name] for name in installed})
+    for name in (*tool.SECTIONS, tool.RECORD):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy((package if name.startswith("csoftmax") else ROOT) / name, tmp_path / name)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    return tool
+
+
+def run_tool(monkeypatch, tool, *arguments):
+    monkeypatch.setattr(sys, "argv", ["capi.py", *arguments])
+    tool.main()
+
+
+def test_signatures_stand_as_the_tool_writes_them(capi_tool, monkeypatch):
+    run_tool(monkeypatch, capi_tool, "--check")
+
+
+def test_a_line_that_is_missing_is_found_and_written(capi_tool, monkeypatch):
+    for name in (*capi_tool.SECTIONS, capi_tool.RECORD):
+        path = capi_tool.ROOT / name
+        text = path.read_text()
+        lines = text.splitlines(keepends=True)
+        at = next((i + 2 for i, line in enumerate(lines) if capi_tool.BEGIN in line), -1)
+        path.write_text("".join(lines[:at] + lines[at:][1:]))
+        with pytest.raises(SystemExit, match=f"not as tools/capi.py writes them: {name}; run"):
+            run_tool(monkeypatch, capi_tool, "--check")
+        run_tool(monkeypatch, capi_tool)
+        assert path.read_text() == text
+
+
+def test_a_published_signature_may_not_change(capi_tool, monkeypatch):
+    record = capi_tool.ROOT / capi_tool.RECORD
+    record.write_text(record.read_text().replace("logsumexp_f64: int (ptrdiff_t, ", "logsumexp_f64: int (int, "))
+    with pytest.raises(SystemExit, match=r"has logsumexp_f64: int \(int, .*, which may not change"):
+        run_tool(monkeypatch, capi_tool)
 
 
 def test_c_and_cpp(consumer_c, rng):
@@ -439,16 +514,15 @@ def test_import_refuses_an_older_csoftmax(consumer_c, monkeypatch):
     new = ctypes.pythonapi.PyCapsule_New
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     name = b"csoftmax._capi._C_API"
-    for words in ([0, 1000], [1, 32]):
+    for words in ([1, 1000], [2, 32]):
         older = (ctypes.c_size_t * 2)(*words)
         monkeypatch.setattr(_capi, "_C_API", new(ctypes.addressof(older), name, None))
-        with pytest.raises(ImportError, match=f"version {words[0]} of its C API, but 1 is needed"):
+        with pytest.raises(ImportError, match=f"version {words[0]} of its C API, but 2 is needed"):
             consumer_c.reimport()
 
 
-def test_cython(built, rng):
-    consumer = load(built, "consumer")
-    assert consumer.addresses() == {name: address for name, (_, address) in EXPORTED.items()}
+def test_cython(consumer, rng):
+    assert consumer.addresses() == {n: address for n, (_, address) in EXPORTED.items() if not n.startswith("memview_")}
     x = logits(rng, (10, 5), "float64").T
     y = np.zeros((5, 20))[:, ::2]
     consumer.log_softmax(x, y)
@@ -458,6 +532,174 @@ def test_cython(built, rng):
         y = np.zeros_like(x)
         assert run(x.view(np.uint16), y.view(np.uint16)) == OK
         assert same_bits(y, csoftmax.softmax(x))
+
+
+# ----------------------------------------------------------------------------------------- Cython's memoryviews
+
+# Inputs of memview's functions; the last ones cannot be written to, or repeat their elements.
+VIEWS = LAYOUTS | {
+    "packed": packed,
+    "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+    "one row": lambda a: np.broadcast_to(a[:1], a.shape),
+    "one element a row": lambda a: np.broadcast_to(a[:, :1], a.shape),
+}
+WRITABLE = [*LAYOUTS, "packed"]
+
+
+@pytest.mark.parametrize("layout", VIEWS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memoryviews(consumer, dtype, layout, rng):
+    lay, lay_out = VIEWS[layout], VIEWS[layout if layout in WRITABLE else "rows"]
+    for shape in SHAPES:
+        x, g = lay(logits(rng, shape, dtype)), lay(logits(rng, shape, dtype))
+        y, total = lay_out(np.zeros(shape, dtype)), packed(np.zeros(shape[0], dtype))[::-1]
+        assert consumer.view_logsumexp(x, total) == OK
+        assert same_bits(total, csoftmax.logsumexp(x)), shape
+        for name in ("softmax", "log_softmax"):
+            assert getattr(consumer, f"view_{name}")(x, y, 0.7) == OK
+            p = lay(getattr(csoftmax, name)(x, temperature=0.7))
+            assert same_bits(y, getattr(csoftmax, name)(x, temperature=0.7)), (name, shape)
+            for product in (f"{name}_backward", f"{name}_jvp"):
+                assert getattr(consumer, f"view_{product}")(g, p, y, 0.7) == OK
+                assert same_bits(y, getattr(csoftmax, product)(g, p, temperature=0.7)), (product, shape)
+
+
+@pytest.mark.parametrize("layout", VIEWS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_losses_of_memoryviews(consumer, dtype, layout, rng):
+    lay, lay_out = VIEWS[layout], VIEWS[layout if layout in WRITABLE else "rows"]
+    for rows, n in SHAPES:
+        x, target = lay(logits(rng, (rows, n), dtype)), packed(rng.integers(0, n, rows))[::-1]
+        target[::5] = -7
+        loss, grad = packed(np.full(rows, np.nan, dtype))[::-1], lay_out(np.zeros((rows, n), dtype))
+        options = {"ignore_index": -7, "reduction": "none"}
+        assert consumer.view_cross_entropy(x, target, loss, -7) == OK
+        assert same_bits(loss, csoftmax.cross_entropy(x, target, **options)), (rows, n)
+        loss[...] = np.nan
+        assert consumer.view_cross_entropy_with_grad(x, target, loss, grad, -7, 0.3) == OK
+        want = csoftmax.cross_entropy_with_grad(x, target, grad_output=np.full(rows, 0.3), **options)
+        assert same_bits(loss, want[0]), (rows, n)
+        assert same_bits(grad, want[1]), (rows, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_the_oracle_says_of_memoryviews(consumer, dtype, rng):
+    """Each result beside a wide one; errors of derivatives in ulps of the largest element."""
+    for shape in ((40, 10), (9, 1000)):
+        x, g = exact_differences(rng, shape, dtype), logits(rng, shape, dtype)
+        y, each, target = np.zeros_like(x), np.zeros(shape[0], dtype), rng.integers(0, shape[1], shape[0])
+        p, log_p = csoftmax.softmax(x), csoftmax.log_softmax(x)
+        consumer.view_softmax(x, y, 0.5)
+        assert oracle.max_ulp(y, oracle.softmax(x, temperature=0.5)) <= SOFTMAX_ULP[dtype]
+        consumer.view_log_softmax(x, y, 0.5)
+        assert oracle.max_ulp(y, oracle.log_softmax(x, temperature=0.5)) <= MAX_ULP[dtype]
+        consumer.view_logsumexp(x, each)
+        assert oracle.max_ulp(each, oracle.logsumexp(x)) <= MAX_ULP[dtype]
+        for name, output, want in (
+            ("softmax_backward", p, oracle.softmax_vjp(g, p)),
+            ("softmax_jvp", p, oracle.softmax_vjp(g, p)),
+            ("log_softmax_backward", log_p, oracle.log_softmax_vjp(g, log_p)),
+            ("log_softmax_jvp", log_p, oracle.log_softmax_jvp(g, log_p)),
+        ):
+            getattr(consumer, f"view_{name}")(g, output, y, 1.0)
+            assert oracle.max_ulp(y, want, np.abs(want).max()) <= MAX_ULP[dtype], name
+        consumer.view_cross_entropy_with_grad(x, target, each, y, -100, 1.0)
+        loss, grad, _ = oracle.cross_entropy(x, target, reduction="none")
+        assert oracle.max_ulp(each, loss) <= MAX_ULP[dtype]
+        assert oracle.max_ulp(y, grad, np.abs(grad).max()) <= MAX_ULP[dtype]
+
+
+def arguments_of_views(dtype, rows, n):
+    """By name, what a call of each function takes: arrays of 9, each of memory of its own, and numbers."""
+    matrices = iter([np.full((rows, n), 9, dtype) for _ in range(30)])
+    each = iter([np.full(rows, 9, dtype) for _ in range(9)])
+    target = np.zeros(rows, np.int64)
+    return {
+        "softmax": [next(matrices), next(matrices), 1.0],
+        "log_softmax": [next(matrices), next(matrices), 1.0],
+        "logsumexp": [next(matrices), next(each)],
+        "softmax_backward": [next(matrices), next(matrices), next(matrices), 1.0],
+        "log_softmax_backward": [next(matrices), next(matrices), next(matrices), 1.0],
+        "softmax_jvp": [next(matrices), next(matrices), next(matrices), 1.0],
+        "log_softmax_jvp": [next(matrices), next(matrices), next(matrices), 1.0],
+        "cross_entropy": [next(matrices), target, next(each), -100],
+        "cross_entropy_with_grad": [next(matrices), target, next(each), next(matrices), -100, 1.0],
+    }
+
+
+def view_function(consumer, name, dtype):
+    """A function of the consumer for one type: None does not tell it which."""
+    return getattr(consumer, f"view_{name}")[{"float32": "float", "float64": "double"}[dtype]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memoryviews_that_do_not_fit(consumer, dtype, capfd):
+    """Each array in turn is longer or shorter than the others along each axis, and none at all."""
+    for name, arguments in arguments_of_views(dtype, 3, 4).items():
+        function = view_function(consumer, name, dtype)
+        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        for i, a in enumerate(arrays):
+            misfits = [a[:2], np.concatenate([a, a]), None]
+            if sum(b.ndim == 2 for b in arrays) > 1 and a.ndim == 2:
+                misfits += [a[:, :3], np.hstack([a, a]), a[:, :0]]
+            for misfit in misfits:
+                given = [misfit if b is a else b for b in arguments]
+                assert function(*given) == BAD_SHAPE, (name, i, None if misfit is None else misfit.shape)
+        assert all((a == 9).all() for a in arrays if a.dtype == dtype), name
+        assert function(*arguments) == OK
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memoryviews_that_are_refused(consumer, dtype, capfd):
+    for name, arguments in arguments_of_views(dtype, 3, 4).items():
+        function = view_function(consumer, name, dtype)
+        for i, wrong in enumerate(arguments):
+            if name.startswith("cross_entropy") and i == 1:
+                given, status = [*arguments[:1], np.array([0, 4, 0]), *arguments[2:]], BAD_TARGET
+            elif isinstance(wrong, float) and not name.startswith("cross_entropy"):
+                given, status = [*arguments[:-1], -1.0], BAD_TEMPERATURE
+            else:
+                continue
+            assert function(*given) == status, name
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memoryviews_of_nothing(consumer, dtype, capfd):
+    for rows, n in ((0, 4), (3, 0), (0, 0)):
+        for name, arguments in arguments_of_views(dtype, rows, n).items():
+            if name.startswith("cross_entropy"):
+                arguments[1][...] = -100
+            assert view_function(consumer, name, dtype)(*arguments) == OK, (name, rows, n)
+            if name == "logsumexp":
+                assert (arguments[1] == -np.inf).all()
+            elif name.startswith("cross_entropy"):
+                assert (arguments[2] == 0).all()
+    assert capfd.readouterr().err == ""
+
+
+def test_defaults_of_memoryviews(consumer):
+    """A temperature and a scale of 1, and -100 for targets that are ignored."""
+    x, target, loss, out = np.array([[0.0, 1.0]] * 2), np.array([-100, 1]), np.zeros(2), np.ones((2, 2))
+    results = [np.full_like(x, np.nan) for _ in range(5)]
+    assert consumer.view_defaults(x, target, loss, out, *results) == 7 * (OK,)
+    want = csoftmax.cross_entropy_with_grad(x, target, reduction="none")
+    assert same_bits(loss, want[0])
+    assert same_bits(out, want[1])
+    names = ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward", "log_softmax_jvp"]
+    for name, result in zip(names, results, strict=True):
+        arguments = [x] if name.endswith("softmax") else [x, x]
+        assert same_bits(result, getattr(csoftmax, name)(*arguments)), name
+
+
+def test_the_page_names_every_function(capi_tool):
+    text = PAGE.read_text()
+    for function in capi_tool.TABLE:
+        assert f"`{function.name}`" in text, function.name
+
+
+# ------------------------------------------------------------------------------------------------ header and page
 
 
 def test_the_header_stands_alone():

@@ -171,7 +171,7 @@ def test_a_call_that_fails_puts_the_mode_back():
 
 
 C_FUNCTIONS = ["softmax", "log_softmax", "logsumexp", "softmax_backward", "log_softmax_backward", "cross_entropy"]
-C_FUNCTIONS += ["cross_entropy_with_grad"]
+C_FUNCTIONS += ["cross_entropy_with_grad", "log_softmax_jvp"]
 
 
 @pytest.mark.usefixtures("isa")
@@ -188,22 +188,23 @@ def test_the_c_api(dtype):
     data = [a.ctypes.data for a in (x, p, logs, target)]
 
     def run():
-        results = [np.empty_like(x) for _ in range(5)] + [np.empty(3, dtype), *np.empty((2, 3), loss_type)]
+        results = [np.empty_like(x) for _ in range(6)] + [np.empty(3, dtype), *np.empty((2, 3), loss_type)]
         x_, p_, logs_, target_ = data
-        y, y2, y3, y4, y5, s, l1, l2 = [a.ctypes.data for a in results]
+        y, y2, y3, y4, y5, y6, s, l1, l2 = [a.ctypes.data for a in results]
         status = [
             c["softmax"](3, 40, x_, 40, 1, y, 40, 1, 1.0),
             c["log_softmax"](3, 40, x_, 40, 1, y2, 40, 1, 5e-324),
             c["logsumexp"](3, 40, x_, 40, 1, s, 1),
             c["softmax_backward"](3, 40, p_, 40, 1, p_, 40, 1, y3, 40, 1, 1.0),
             c["log_softmax_backward"](3, 40, p_, 40, 1, logs_, 40, 1, y4, 40, 1, 1.0),
+            c["log_softmax_jvp"](3, 40, p_, 40, 1, logs_, 40, 1, y6, 40, 1, 1.0),
             c["cross_entropy"](3, 40, x_, 40, 1, target_, 1, -100, l1, 1),
             c["cross_entropy_with_grad"](3, 40, x_, 40, 1, target_, 1, -100, l2, 1, y5, 40, 1, LEAST),
         ]
         return status, [a.tobytes() for a in results]
 
     want = run()
-    assert want[0] == [0] * 7
+    assert want[0] == [0] * 8
     for control in MODES.values():
         with mode(control):
             got = run()

@@ -36,7 +36,7 @@ typedef uint16_t csm_bf16;
 /* What every function returns. Unless it is CSM_OK, nothing has been written. */
 enum csm_status {
     CSM_OK = 0,
-    CSM_BAD_SHAPE = 1,       /* rows or n is negative */
+    CSM_BAD_SHAPE = 1,       /* rows or n is negative; of memoryviews: their shapes do not fit */
     CSM_BAD_TEMPERATURE = 2, /* not positive and finite */
     CSM_BAD_TARGET = 3,      /* neither a class from 0 to n - 1 nor ignore_index */
     CSM_NO_MEMORY = 4
@@ -47,8 +47,10 @@ enum csm_status {
  *   softmax, log_softmax          y of x / temperature
  *   logsumexp                     one y a row; -inf where n is 0
  *   softmax_backward              dx from dy and the softmax y that was returned for the same temperature
+ *                                 (the Jacobian is symmetric: it is the directional derivative along dy too)
  *   log_softmax_backward          the same for log_softmax: dy - exp(y) sum(dy), to which an element with
  *                                 y = -inf counts too (set its dy to 0 if it should not)
+ *   log_softmax_jvp               the directional derivative of log_softmax along dy: dy - sum(exp(y) dy)
  *   cross_entropy                 one loss a row, 0 where the target is ignore_index
  *   cross_entropy_with_grad       also the gradient of each loss times scale (1 / rows for that of their
  *                                 mean)
@@ -56,34 +58,45 @@ enum csm_status {
  * temperature is any positive finite double, scale any double: results are those of exact arithmetic, as
  * far as their type holds them.
  */
+/* tools/capi.py writes from here */
+/* clang-format off */
 #define CSM_FUNCTIONS(F, T, S, L)                                                                            \
     F(softmax_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,        \
-                    ptrdiff_t y_row, ptrdiff_t y_step, double temperature))                                  \
-    F(log_softmax_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,    \
-                        ptrdiff_t y_row, ptrdiff_t y_step, double temperature))                              \
-    F(logsumexp_##S,                                                                                         \
-      (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y, ptrdiff_t y_row))   \
-    F(softmax_backward_##S,                                                                                  \
-      (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const T *y,            \
-       ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double temperature))   \
-    F(log_softmax_backward_##S,                                                                              \
-      (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const T *y,            \
-       ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double temperature))   \
-    F(cross_entropy_##S,                                                                                     \
-      (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,    \
-       ptrdiff_t target_row, int64_t ignore_index, L *loss, ptrdiff_t loss_row))                             \
-    F(cross_entropy_with_grad_##S,                                                                           \
-      (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,    \
-       ptrdiff_t target_row, int64_t ignore_index, L *loss, ptrdiff_t loss_row, T *dx, ptrdiff_t dx_row,     \
-       ptrdiff_t dx_step, double scale))
+      ptrdiff_t y_row, ptrdiff_t y_step, double temperature))                                                \
+    F(log_softmax_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step,          \
+      T *y, ptrdiff_t y_row, ptrdiff_t y_step, double temperature))                                          \
+    F(logsumexp_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step, T *y,      \
+      ptrdiff_t y_row))                                                                                      \
+    F(softmax_backward_##S, (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row,                     \
+      ptrdiff_t dy_step, const T *y, ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row,             \
+      ptrdiff_t dx_step, double temperature))                                                                \
+    F(log_softmax_backward_##S, (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row,                 \
+      ptrdiff_t dy_step, const T *y, ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row,             \
+      ptrdiff_t dx_step, double temperature))                                                                \
+    F(cross_entropy_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row, ptrdiff_t x_step,        \
+      const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, L *loss, ptrdiff_t loss_row))       \
+    F(cross_entropy_with_grad_##S, (ptrdiff_t rows, ptrdiff_t n, const T *x, ptrdiff_t x_row,                \
+      ptrdiff_t x_step, const int64_t *target, ptrdiff_t target_row, int64_t ignore_index, L *loss,          \
+      ptrdiff_t loss_row, T *dx, ptrdiff_t dx_row, ptrdiff_t dx_step, double scale))
+
+#define CSM_FUNCTIONS_2(F, T, S, L)                                                                          \
+    F(log_softmax_jvp_##S, (ptrdiff_t rows, ptrdiff_t n, const T *dy, ptrdiff_t dy_row,                      \
+      ptrdiff_t dy_step, const T *y, ptrdiff_t y_row, ptrdiff_t y_step, T *dx, ptrdiff_t dx_row,             \
+      ptrdiff_t dx_step, double temperature))
 
 /* All functions, in the order of the table. New ones are only ever added at the end, with a new version. */
-#define CSM_API_VERSION 1
+#define CSM_API_VERSION 2
 #define CSM_ALL_FUNCTIONS(F)                                                                                 \
     CSM_FUNCTIONS(F, float, f32, float)                                                                      \
     CSM_FUNCTIONS(F, double, f64, double)                                                                    \
     CSM_FUNCTIONS(F, csm_f16, f16, float)                                                                    \
-    CSM_FUNCTIONS(F, csm_bf16, bf16, float)
+    CSM_FUNCTIONS(F, csm_bf16, bf16, float)                                                                  \
+    CSM_FUNCTIONS_2(F, float, f32, float)                                                                    \
+    CSM_FUNCTIONS_2(F, double, f64, double)                                                                  \
+    CSM_FUNCTIONS_2(F, csm_f16, f16, float)                                                                  \
+    CSM_FUNCTIONS_2(F, csm_bf16, bf16, float)
+/* clang-format on */
+/* tools/capi.py writes to here */
 
 #define CSM_MEMBER(name, arguments) int(*name) arguments;
 typedef struct csm_api {
