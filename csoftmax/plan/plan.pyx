@@ -8,7 +8,6 @@ import sys
 import numpy as np
 from numpy.exceptions import AxisError
 
-cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
@@ -1082,22 +1081,6 @@ cdef object no_class(object index, tuple place, Py_ssize_t classes, object ignor
         return IndexError(f"{problem}, but the logits have no classes: their class axis has length 0")
     return IndexError(f"{problem}, which is neither a class index from 0 to {classes - 1} nor "
                       f"ignore_index ({shown(ignored)})")
-
-
-def softmax_rows(const cython.floating[:, ::1] x not None, cython.floating[:, ::1] out not None):
-    """Softmax of each row of `x` into `out`, of any objects with buffers: `x` itself, or apart from it."""
-    cdef Problem problem
-    cdef Py_ssize_t size = sizeof(cython.floating)
-    if x.shape[0] != out.shape[0] or x.shape[1] != out.shape[1]:
-        raise ValueError(f"out has shape {(out.shape[0], out.shape[1])}, but x has {(x.shape[0], x.shape[1])}")
-    if x.shape[0] == 0 or x.shape[1] == 0:
-        return
-    init_problem(&problem, SOFTMAX, 1, size == 8)
-    set_rows(&problem, x.shape[0], x.shape[1])
-    set_view(&problem.x, CSM_F64 if size == 8 else CSM_F32, &x[0, 0], problem.n * size, size)
-    set_view(&problem.y, CSM_F64 if size == 8 else CSM_F32, &out[0, 0], problem.n * size, size)
-    choose_direct_for_call(&problem)
-    _core.run(&problem)
 
 
 def jacobian(output, axis, out):

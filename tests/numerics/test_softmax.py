@@ -1,6 +1,5 @@
 """Values of softmax against the oracle: widths, batch sizes, column counts, axes; and NumPy's own error."""
 
-import array
 import itertools
 import platform
 
@@ -10,7 +9,6 @@ import pytest
 from arrays import DTYPES, SHAPES, SOFTMAX_ULP, Guarded, exact_differences
 
 import csoftmax
-from csoftmax.plan import plan
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -188,19 +186,6 @@ def test_the_largest_numbers_do_not_overflow(dtype):
     x = np.array([[top, -top, 0], [top, top, -top], [-top, -top, -top]], dtype)
     third = np.asarray(1, dtype) / np.asarray(3, dtype)
     assert np.array_equal(csoftmax.softmax(x), np.array([[1, 0, 0], [0.5, 0.5, 0], [third] * 3], dtype))
-
-
-@pytest.mark.parametrize("code", ["f", "d"])
-def test_rows_of_any_buffer(code, rng):
-    """The plan takes memoryviews: here of the standard library's arrays."""
-    x = rng.standard_normal((7, 33)).astype(code)
-    given, result = array.array(code, x.ravel()), array.array(code, bytes(x.nbytes))
-    plan.softmax_rows(*(memoryview(a).cast("B").cast(code, (7, 33)) for a in (given, result)))
-    assert bytes(result) == csoftmax.softmax(x).tobytes()
-    with pytest.raises(ValueError, match=r"out has shape \(7, 32\), but x has \(7, 33\)"):
-        plan.softmax_rows(x, np.empty((7, 32), code))
-    for empty in (np.empty((0, 33), code), np.empty((7, 0), code)):
-        plan.softmax_rows(empty, empty.copy())
 
 
 @pytest.mark.parametrize("temperature", [1, 0.7, 3])
