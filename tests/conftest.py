@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import csoftmax
 from csoftmax.runtime import levels as table
 
 ALL_LEVELS = tuple(level.name for level in table.LEVELS)
+# marks of tests that need a system, and whether this is one
+SYSTEMS = {"linux": sys.platform == "linux", "posix": os.name == "posix"}
 LEVELS = tuple(csoftmax.runtime_info()["isa"]["supported"])
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
@@ -33,7 +36,11 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect, visibly, what only the nightly size runs."""
+    """Skip what other systems run, with the reason that its mark tells; deselect what only the nightly size runs."""
+    for item in items:
+        for mark in item.iter_markers():
+            if not SYSTEMS.get(mark.name, True):
+                item.add_marker(pytest.mark.skip(reason=f"on {mark.name} alone: {mark.args[0]}"))
     if config.getoption("--scale") == "nightly":
         return
     left_out = [item for item in items if item.get_closest_marker("nightly")]

@@ -18,6 +18,7 @@ import numpy as np
 import oracle
 import pytest
 from arrays import DTYPES, FLOATS, MAX_ULP, SOFTMAX_ULP, Guarded, exact_differences
+from setuptools._distutils import ccompiler, sysconfig
 
 import csoftmax
 from csoftmax import _capi
@@ -316,7 +317,7 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
+@pytest.mark.linux("only it holds a process to RLIMIT_AS")
 def test_which_rows_need_the_heap():
     """As csoftmax.h says it; without memory to be had, the status says so."""
     folders = [ROOT, ROOT / "tests", Path(__file__).parent, os.environ.get("PYTHONPATH")]
@@ -384,7 +385,7 @@ def test_empty(dtype):
 
 
 def load(folder, name):
-    [path] = folder.glob(f"{name}.*.so")
+    [path] = [*folder.glob(f"{name}.*.so"), *folder.glob(f"{name}.*.pyd")]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -713,7 +714,7 @@ def test_the_header_stands_alone():
 
 
 def blocks_of_the_page(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_the_page_shows_what_is_compiled_here():
@@ -725,7 +726,7 @@ def test_the_package_on_the_page_is_built_as_the_page_says(tmp_path, rng):
     for name, language in (("odds.c", "c"), ("setup.py", "python"), ("pyproject.toml", "toml")):
         [block] = blocks_of_the_page(language)
         (tmp_path / name).write_text(block)
-    assert "pip install --no-build-isolation ." in PAGE.read_text()
+    assert "pip install --no-build-isolation ." in PAGE.read_text("utf-8")
     options = ["-q", "--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check"]
     where = Path(csoftmax.__file__).parents[1]
     done = subprocess.run(
@@ -749,5 +750,6 @@ def test_the_printed_folder_is_enough_for_a_compiler(tmp_path):
     shown = subprocess.run([sys.executable, "-m", "csoftmax", "--include"], capture_output=True, text=True, check=True)
     source = tmp_path / "size.c"
     source.write_text("#include <csoftmax/csoftmax.h>\nint size(void) { return (int)sizeof(csm_api); }\n")
-    compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
-    subprocess.run([compiler, "-c", f"-I{shown.stdout.strip()}", "-o", tmp_path / "size.o", source], check=True)
+    compiler = ccompiler.new_compiler()
+    sysconfig.customize_compiler(compiler)
+    assert compiler.compile([os.fspath(source)], output_dir=os.fspath(tmp_path), include_dirs=[shown.stdout.strip()])

@@ -4,9 +4,7 @@ import io
 import json
 import math
 import os
-import pty
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +35,7 @@ CASES = {
     "segmentation map": ([4, 21, 256, 256], 1),
     "one small call": ([10], -1),
 }
+TERMINAL = "a terminal is made with pty"
 TINY = ["bench", "--seconds", "0.001"]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "NO_COLOR")}
 ENVIRONMENT |= {"TERM": "xterm", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
@@ -69,7 +68,7 @@ def test_info_prints_the_run_time_information(capsys):
     assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full, the disk without room, is Linux's")
+@pytest.mark.linux("/dev/full is the disk without room")
 @pytest.mark.parametrize("output", ["/dev/full", "a closed pipe"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_nobody_takes(output, unbuffered):
@@ -121,6 +120,8 @@ class Run:
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     """Run every case, standard error being a terminal."""
+    import pty
+
     folder = tmp_path_factory.mktemp("whole")
     json_file, plot_file, output = folder / "bench.json", folder / "bench.png", folder / "stdout"
     terminal, terminal_end = pty.openpty()
@@ -157,7 +158,7 @@ def reduced_run(tmp_path_factory):
     return Run("float64", 2, list(CASES)[::7], done.stdout, done.stderr, figures)
 
 
-@pytest.fixture(params=["whole_run", "reduced_run"])
+@pytest.fixture(params=[pytest.param("whole_run", marks=pytest.mark.posix(TERMINAL)), "reduced_run"])
 def bench_run(request):
     return request.getfixturevalue(request.param)
 
@@ -220,11 +221,13 @@ def test_bench_prints_the_tables(bench_run):
         assert f"at {level}: {means['all']:.{2 if means['all'] < 9.995 else 1}f}x" in backward
 
 
+@pytest.mark.posix(TERMINAL)
 def test_bench_shows_its_progress_on_a_terminal_only(whole_run, reduced_run):
     assert "segmentation map, backward" in whole_run.stderr
     assert reduced_run.stderr == ""
 
 
+@pytest.mark.posix(TERMINAL)
 def test_bench_draws_the_ratios(whole_run):
     image = whole_run.plot[..., :3]
     height, width, _ = image.shape
@@ -404,11 +407,12 @@ def test_apply_may_replace_its_input(array_file):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_an_interrupted_apply_leaves_the_folder_as_it_was(tmp_path, array_file, number, status):
+@pytest.mark.posix("Windows ends a process that is sent a signal")
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_an_interrupted_apply_leaves_the_folder_as_it_was(tmp_path, array_file, name, status):
     path, result = array_file((100, 5)), tmp_path / "out.npy"
     result.write_text("old")
-    strike = f"os.kill(os.getpid(), {int(number)})"
+    strike = f"os.kill(os.getpid(), signal.{name})"
     preparation = (
         "import os, signal, numpy as np; from csoftmax.cli import apply; apply.BLOCK_BYTES = 100; real = np.asarray\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
@@ -421,7 +425,10 @@ def test_an_interrupted_apply_leaves_the_folder_as_it_was(tmp_path, array_file, 
     assert result.read_text() == "old"
 
 
+@pytest.mark.posix(TERMINAL)
 def test_apply_shows_rate_and_time_left_on_a_terminal(tmp_path, array_file):
+    import pty
+
     terminal, terminal_end = pty.openpty()
     command = [*MODULE, "apply", str(array_file()), str(tmp_path / "out.npy")]
     process = subprocess.Popen(command, stderr=terminal_end, env=ENVIRONMENT)
@@ -478,6 +485,7 @@ def test_apply_to_a_link_that_leads_nowhere(tmp_path, array_file):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.posix("os.pathconf tells it")
 def test_apply_to_the_longest_name_there_may_be(tmp_path, array_file):
     target = tmp_path / ("a" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 4) + ".npy")
     done = run("apply", array_file(), target)
@@ -536,7 +544,7 @@ BAD_FILES = {
     ),
     "objects": (lambda p: p.write_bytes(npy(np.array([1, None]))), "pickled Python objects"),
     "a folder": (lambda p: p.mkdir(), "a folder, but neither a zarr array nor a group"),
-    "a pipe": (os.mkfifo, "neither a file nor a folder"),
+    "a pipe": (lambda p: os.mkfifo(p), "neither a file nor a folder"),
     "float8_e5m2, which NumPy cannot read back": (
         lambda p: p.write_bytes(npy(np.zeros(9, ml_dtypes.float8_e5m2))), "not a valid dtype descriptor",
     ),
@@ -559,7 +567,9 @@ def npz(**arrays):
     return memory.getvalue()
 
 
-@pytest.mark.parametrize("kind", BAD_FILES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.posix("os.mkfifo")] * (kind == "a pipe")) for kind in BAD_FILES]
+)
 @pytest.mark.parametrize("there", [True, False], ids=["over an old OUT", "new OUT"])
 def test_apply_to_what_it_cannot_read(tmp_path, kind, there):
     """One line, exit status 1, and OUT as it was."""

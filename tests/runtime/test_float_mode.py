@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import itertools
 import platform
-import sys
 import threading
 from functools import partial
 
@@ -28,7 +27,7 @@ MODES = {
 }
 if X86:
     MODES["trapping"] = DEFAULT & ~0x0680  # invalid operations, divisions by zero and overflows
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the layout of fenv_t is that of glibc")
+pytestmark = pytest.mark.linux("the layout of fenv_t is that of glibc")
 
 
 def environment():

@@ -67,7 +67,7 @@ def peaks():
     return dict(zip(CALLS, ([int(v) for v in line.split()] for line in run.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in /proc, which only Linux has")
+@pytest.mark.linux("peak memory is read in /proc")
 @pytest.mark.parametrize("call", CALLS)
 def test_extra_memory_is_below_a_mebibyte(call, peaks):
     resident, traced = peaks[call]

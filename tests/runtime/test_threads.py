@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import os
-import sys
 import threading
 
 import numpy as np
@@ -174,6 +173,11 @@ csoftmax.show_runtime()
     assert any("3 of" in line and "set_num_threads" in line for line in shown)
 
 
+def test_threads_are_at_most_the_cpus_of_the_machine():
+    assert 1 <= int(output("print(csoftmax.get_num_threads())")) <= os.cpu_count()
+
+
+@pytest.mark.linux("it lets a process choose its CPUs")
 def test_threads_are_at_most_the_cpus_this_process_may_use():
     cpu = min(os.sched_getaffinity(0))
     code = "import csoftmax; t = csoftmax.runtime_info()['threads']; print(t['active'], t['cpus'])"
@@ -257,6 +261,7 @@ QUOTAS = {
 }
 
 
+@pytest.mark.linux("cgroups are its own")
 @pytest.mark.parametrize("quota", QUOTAS)
 def test_cpu_quota_of_the_cgroups(quota, tmp_path, monkeypatch):
     mounts, groups, files, cpus = QUOTAS[quota]
@@ -335,6 +340,7 @@ def in_child(work):
 """
 
 
+@pytest.mark.posix("os.fork")
 def test_a_forked_child_has_threads_of_its_own():
     code = """
 csoftmax.set_num_threads(2)
@@ -350,6 +356,7 @@ assert workers() == 1 and np.array_equal(csoftmax.softmax(x), want)
     output(FORK + code)
 
 
+@pytest.mark.posix("os.fork")
 def test_set_num_threads_means_in_a_child_what_it_says():
     code = """
 csoftmax.set_num_threads(2)
@@ -408,7 +415,7 @@ resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+@pytest.mark.linux("the limits are its own")
 @pytest.mark.parametrize(("refuse", "relent"), [(MEMORY, RELENT), (PROCESSES, "")], ids=["memory", "processes"])
 def test_where_no_thread_can_be_made_the_call_goes_on_alone(refuse, relent):
     """And asks again a second later."""

@@ -28,7 +28,7 @@ def run(test):
 def test_page(page, monkeypatch):
     monkeypatch.chdir(ROOT)  # snippets read files as from a clone
     # A fence would pass for expected output; an empty line in its place keeps the line numbers.
-    text = re.sub(r"^```.*$", "", (ROOT / page).read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^```.*$", "", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE)
     report = run(doctest.DocTestParser().get_doctest(text, {}, page, page, 0))
     assert not report, report
 
@@ -36,7 +36,8 @@ def test_page(page, monkeypatch):
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_python_stands_in_fences_as_a_session(page):
     """Otherwise nothing would run it."""
-    fences = re.findall(r"^```(\S*)[^\n]*\n(.*?)^```$", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = (ROOT / page).read_text("utf-8")
+    fences = re.findall(r"^```(\S*)[^\n]*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     for language, code in fences:
         assert language == "python" or language == "sh" or language.startswith("{"), language
         assert code.startswith(">>> ") == (language == "python"), code

@@ -55,7 +55,7 @@ MISTAKES = {
 def check(tmp_path_factory):
     """A function that checks a user's file with ``mypy --strict``, csoftmax being installed in site-packages."""
     folder = tmp_path_factory.mktemp("user")
-    python = folder / "venv" / "bin" / "python"
+    python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     [site] = (folder / "venv").rglob("site-packages")
     site.joinpath("csoftmax").symlink_to(PACKAGE)
@@ -90,10 +90,10 @@ def test_the_package_is_marked_as_typed():
 
 def test_version_stands_in_one_place():
     """As a literal that setuptools reads without importing anything."""
-    tree = ast.parse((PACKAGE / "_version.py").read_text())
+    tree = ast.parse((PACKAGE / "_version.py").read_text("utf-8"))
     [value] = [n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__version__"]
     assert ast.literal_eval(value) == csoftmax.__version__ == csoftmax.runtime_info()["version"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "csoftmax._version.__version__"}
 
@@ -159,13 +159,13 @@ def test_nothing_says_to_install_what_is_not_published():
     assert len(texts) > 50
     for path in texts:
         if path.name != "CHANGELOG.md":
-            assert not re.search(r"pip install +['\"]?csoftmax|csoftmax\[\w", path.read_text()), path
+            assert not re.search(r"pip install +['\"]?csoftmax|csoftmax\[\w", path.read_text("utf-8")), path
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/index.md"])
 def test_install_commands_lead_to_a_python_that_works_in_the_clone(page):
     """That is: to a build in place."""
-    commands = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("pip install")]
+    commands = [line for line in (ROOT / page).read_text("utf-8").splitlines() if line.startswith("pip install")]
     assert commands
     for command in commands:
         assert "pip install -e" in command, command

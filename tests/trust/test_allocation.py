@@ -76,7 +76,7 @@ def check_growth(call, count):
     assert pages < 100 + count // 1000, f"{pages} pages after {count} calls"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read in /proc, which only Linux has")
+@pytest.mark.linux("resident memory is read in /proc")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_no_function_leaks(name, scale, tally):
     count = CALLS[scale]
@@ -96,7 +96,7 @@ def faulty_calls():
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read in /proc, which only Linux has")
+@pytest.mark.linux("resident memory is read in /proc")
 def test_no_error_leaks(scale, tally):
     cases = faulty_calls()
     assert len(cases) > 45
@@ -178,7 +178,7 @@ def shim(tmp_path_factory):
     return library
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="malloc is replaced by LD_PRELOAD, as the loader of Linux allows")
+@pytest.mark.linux("malloc is replaced by LD_PRELOAD")
 def test_every_allocation_that_fails_is_a_memory_error(shim, tally):
     run = subprocess.run(
         [sys.executable, "-c", STARVED, shim],
@@ -191,7 +191,7 @@ def test_every_allocation_that_fails_is_a_memory_error(shim, tally):
     tally({"allocations made to fail": int(run.stdout)})
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
+@pytest.mark.linux("only it holds a process to RLIMIT_AS")
 @pytest.mark.parametrize(
     "call",
     [

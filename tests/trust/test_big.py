@@ -115,6 +115,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.posix("a signal after so much time of the processors")
 @pytest.mark.parametrize("call", LONG_CALLS.values(), ids=LONG_CALLS)
 def test_ctrl_c_is_heard_within_half_a_second_of_work(call, tally):
     """The signal, and the half second, by processor time of all threads: a busy machine decides nothing."""

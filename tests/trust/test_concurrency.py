@@ -30,6 +30,8 @@ want = csoftmax.softmax(x)
 def right():
     return np.array_equal(csoftmax.softmax(x), want)
 workers = csoftmax.runtime.core.workers
+"""
+FORK = """
 def right_with_threads():
     return workers() == 0 and csoftmax.get_num_threads() == 2 and right() and workers() == 1
 def in_child(work):
@@ -56,15 +58,18 @@ def run(code, rounds=1, timeout=300, **environment):
 # --------------------------------------------------------------------------------------------------- fork
 
 
+@pytest.mark.posix("os.fork")
 def test_child_after_a_parallel_call(scale, tally):
-    run("for _ in range(rounds): assert in_child(right_with_threads) and right()", FORKS[scale])
+    run(FORK + "for _ in range(rounds): assert in_child(right_with_threads) and right()", FORKS[scale])
     tally({"forks": FORKS[scale]})
 
 
+@pytest.mark.posix("os.fork")
 def test_grandchild():
-    run("assert in_child(lambda: right() and in_child(right)) and right()")
+    run(FORK + "assert in_child(lambda: right() and in_child(right)) and right()")
 
 
+@pytest.mark.posix("os.fork")
 def test_child_of_a_fork_during_a_parallel_call_of_another_thread(scale, tally):
     """As a web server that forks workers while it serves. A child has threads of its own; none hangs."""
     code = """
@@ -81,10 +86,11 @@ finally:
     for caller in callers: caller.join()
 assert right()
 """
-    run(code, BUSY_FORKS[scale], timeout=1800)
+    run(FORK + code, BUSY_FORKS[scale], timeout=1800)
     tally({"forks": BUSY_FORKS[scale]})
 
 
+@pytest.mark.posix("os.fork")
 def test_multiprocessing_pool_of_forked_workers(scale, tally):
     code = """
 def job(i):
@@ -97,6 +103,7 @@ assert right()
     tally({"calls in forked workers": FORKS[scale]})
 
 
+@pytest.mark.posix("os.fork")
 def test_server_that_forks_its_workers_before_they_serve(scale, tally):
     """As gunicorn: a warm parent, workers that serve over a pipe, a worker that is killed and replaced."""
     code = """
@@ -123,7 +130,7 @@ for i in range(rounds):
     os.close(ask), os.close(answer)
     os.waitpid(child, 0)
 """
-    run(code, FORKS[scale])
+    run(FORK + code, FORKS[scale])
     tally({"forks": FORKS[scale]})
 
 
@@ -291,6 +298,7 @@ def remove_group(outer):
             group.rmdir()
 
 
+@pytest.mark.linux("cgroups are its own")
 @pytest.mark.parametrize("kind", CGROUPS)
 def test_limits_of_a_cgroup_that_ours_lies_in(kind, tally):
     """Where the system lets this process make one; tests/runtime/test_threads.py has all kinds, as files."""
@@ -344,6 +352,7 @@ def other():
 }
 
 
+@pytest.mark.posix("os.fork")
 @pytest.mark.parametrize("first", ["csoftmax", "other"])
 @pytest.mark.parametrize(
     "library", ["sklearn", *(pytest.param(name, marks=pytest.mark.peers) for name in ("torch", "onnxruntime"))]
@@ -351,7 +360,7 @@ def other():
 def test_beside_the_threads_of_another_library(library, first, scale, tally):
     """Parallel calls of both in turns, at once from two threads, and in forked children of csoftmax's."""
     order = "right(); other()" if first == "csoftmax" else "other(); right()"
-    code = f"""{BESIDE[library]}
+    code = f"""{FORK}{BESIDE[library]}
 {order}
 before = other()
 def ours():

@@ -10,7 +10,7 @@ import pytest
 from arrays import FLOATS
 from conftest import LEVELS
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are protected through the C library of Linux")
+pytestmark = pytest.mark.linux("pages are protected through its C library")
 STEPS = {"quick": 47, "short": 11, "nightly": 1}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import LEVELS
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are protected as Linux does it")
+pytestmark = pytest.mark.linux("pages are protected through its C library")
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 STEPS = {"quick": 6, "short": 2, "nightly": 1}

@@ -11,8 +11,8 @@ import pytest
 
 import csoftmax
 
-MODULES = sorted(Path(csoftmax.__file__).parent.rglob("*.so"))
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads ELF")
+MODULES = sorted(p for p in Path(csoftmax.__file__).parent.rglob("*") if p.suffix in (".so", ".pyd"))
+LINUX = pytest.mark.linux("reads ELF")
 # what threadpoolctl finds
 OF_THE_POOL = {"csoftmax_get_num_threads", "csoftmax_set_num_threads"}
 # what the linker and sanitizers add to every shared object
