@@ -1,19 +1,54 @@
-"""The reference of every numeric test: plain NumPy in long double, written from the formulas.
+"""The reference of every numeric test: plain NumPy in wide floats, written from the formulas.
 
 Nothing here is fast or clever, and nothing is shared with the package. `ulp_error` measures the distance of
 a result from the reference in units in the last place of the result's own type.
+
+Wide floats are long doubles. Where a long double is a double (Windows, macOS on arm64), and wherever the environment
+variable ORACLE is "quad", they are the quadruple precision of the package numpy-quaddtype. That type has no identity
+for sums, no `ldexp` by an array and no cast from or to bfloat16, and takes a transposed matrix in a product for the
+matrix itself. `total`, `power_of_two`, `wide` and `narrow` make up for that: tests use these, sums in place of products
+of matrices, and no long doubles.
 """
+
+import os
 
 import ml_dtypes
 import numpy as np
 
-WIDE = np.longdouble
-assert np.finfo(WIDE).nmant >= 63, "the reference needs a long double wider than a double"
+QUAD = os.environ.get("ORACLE") == "quad" or np.finfo(np.longdouble).nmant < 63
+if QUAD:
+    import numpy_quaddtype
+
+    WIDE = numpy_quaddtype.QuadPrecDType()
+    parse = numpy_quaddtype.QuadPrecision
+    np.seterr(all="ignore")  # its arithmetic warns of infinities that are right
+else:
+    WIDE = parse = np.longdouble
 
 
 def wide(x):
-    """Long double copy of any real array-like."""
-    return np.asarray(x).astype(WIDE)
+    """Wide copy of any real array-like; of a string or a list of strings, the numbers nearest to those decimals."""
+    x = np.asarray(x)
+    if x.dtype.kind == "U":
+        return np.array([parse(text) for text in x.flat], WIDE).reshape(x.shape)
+    # what has no cast of its own is exact as a float32
+    return x.astype("float32").astype(WIDE) if x.dtype == "bfloat16" else x.astype(WIDE)
+
+
+def narrow(x, dtype):
+    """Wide floats rounded to a type that the package works in."""
+    return x.astype("float32").astype(dtype) if np.dtype(dtype) == "bfloat16" else x.astype(dtype)
+
+
+def total(x, axis=None, keepdims=False):
+    """Sum of wide floats; 0 of none."""
+    return np.sum(x, axis=axis, keepdims=keepdims, initial=wide(0))
+
+
+def power_of_two(exponent):
+    """2 to the power of integers between -2140 and 2040, exactly."""
+    half = np.asarray(exponent) // 2
+    return wide(np.ldexp(1.0, half)) * np.ldexp(1.0, exponent - half)
 
 
 def axes_of(ndim, axis):
@@ -34,11 +69,11 @@ def _shifted(x, axis, temperature, where):
     back = shifted - x
     lost = (x - (shifted - back)) - (top + back)
     lost = np.where(np.isfinite(lost), lost, 0)
-    shifted, lost = shifted / WIDE(temperature), lost / WIDE(temperature)
+    shifted, lost = shifted / wide(temperature), lost / wide(temperature)
     powers = np.where(kept, np.exp(shifted) * (1 + lost), 0)
     # The maxima count 1 each: without the first of them the sum keeps its digits where it is close to 1.
     count = (powers == 1).sum(axis=axes, keepdims=True)
-    rest = np.where(powers == 1, 0, powers).sum(axis=axes, keepdims=True)
+    rest = total(np.where(powers == 1, 0, powers), axes, keepdims=True)
     return top, shifted + lost, powers, np.log1p(count - 1 + rest), kept
 
 
@@ -46,8 +81,7 @@ def _shifted(x, axis, temperature, where):
 def softmax(x, axis=-1, temperature=1.0, where=None):
     """Probabilities; 0 where the mask leaves an element out."""
     _, _, powers, _, kept = _shifted(x, axis, temperature, where)
-    total = powers.sum(axis=axes_of(powers.ndim, axis), keepdims=True)
-    return np.where(kept, powers / total, 0)
+    return np.where(kept, powers / total(powers, axes_of(powers.ndim, axis), keepdims=True), 0)
 
 
 @np.errstate(all="ignore")
@@ -75,24 +109,24 @@ def _included(where, grad, p):
 def softmax_vjp(grad, output, axis=-1, temperature=1.0, where=None):
     """J^T g of softmax = J g, from its output p: p (g - sum(p g)) / temperature."""
     g, p, kept = _included(where, grad, wide(output))
-    dot = (p * g).sum(axis=axes_of(p.ndim, axis), keepdims=True)
-    return np.where(kept, p * (g - dot) / WIDE(temperature), 0)
+    dot = total(p * g, axes_of(p.ndim, axis), keepdims=True)
+    return np.where(kept, p * (g - dot) / wide(temperature), 0)
 
 
 @np.errstate(all="ignore")
 def log_softmax_vjp(grad, output, axis=-1, temperature=1.0, where=None):
     """J^T g of log_softmax, from its output log p: (g - p sum(g)) / temperature."""
     g, p, kept = _included(where, grad, np.exp(wide(output)))
-    total = g.sum(axis=axes_of(p.ndim, axis), keepdims=True)
-    return np.where(kept, (g - p * total) / WIDE(temperature), 0)
+    gradients = total(g, axes_of(p.ndim, axis), keepdims=True)
+    return np.where(kept, (g - p * gradients) / wide(temperature), 0)
 
 
 @np.errstate(all="ignore")
 def log_softmax_jvp(tangent, output, axis=-1, temperature=1.0, where=None):
     """J v of log_softmax, from its output log p: (v - sum(p v)) / temperature."""
     v, p, kept = _included(where, tangent, np.exp(wide(output)))
-    dot = (p * v).sum(axis=axes_of(p.ndim, axis), keepdims=True)
-    return np.where(kept, (v - dot) / WIDE(temperature), 0)
+    dot = total(p * v, axes_of(p.ndim, axis), keepdims=True)
+    return np.where(kept, (v - dot) / wide(temperature), 0)
 
 
 def softmax_jacobian(output, axis=-1):
@@ -103,15 +137,15 @@ def softmax_jacobian(output, axis=-1):
 
 def target_weights(classes, target, axis=-1, weight=None, ignore_index=-100, label_smoothing=0.0):
     """What cross-entropy multiplies each -log p by, class axis last, and what "mean" divides by."""
-    weight = np.ones(classes, WIDE) if weight is None else wide(weight)
-    target, smooth = np.asarray(target), WIDE(label_smoothing)
+    weight = wide(np.ones(classes)) if weight is None else wide(weight)
+    target, smooth = np.asarray(target), wide(label_smoothing)
     if target.dtype.kind in "iu":
         counted = target != ignore_index
         one_hot = (target[..., None] == np.arange(classes)) & counted[..., None]
         shared = counted[..., None] * (smooth / classes)
-        return weight * (one_hot * (1 - smooth) + shared), (weight * one_hot).sum()
+        return weight * (one_hot * (1 - smooth) + shared), total(weight * one_hot)
     given = np.moveaxis(wide(target), axis, -1)
-    return weight * (given * (1 - smooth) + smooth / classes), WIDE(given[..., 0].size)
+    return weight * (given * (1 - smooth) + smooth / classes), wide(given[..., 0].size)
 
 
 @np.errstate(all="ignore")
@@ -123,23 +157,23 @@ def cross_entropy(logits, target, axis=-1, *, reduction="mean", grad_output=None
     """
     log_p = np.moveaxis(log_softmax(logits, axis), axis, -1)
     a, divisor = target_weights(log_p.shape[-1], target, axis, **options)
-    total = a.sum(axis=-1, keepdims=True)
-    loss = np.where(a == 0, 0, -a * log_p).sum(axis=-1)
-    upstream = WIDE(1) if grad_output is None else wide(grad_output)[..., None]
+    weights = total(a, -1, keepdims=True)
+    loss = total(np.where(a == 0, 0, -a * log_p), -1)
+    upstream = wide(1) if grad_output is None else wide(grad_output)[..., None]
     if reduction != "none":
-        loss = loss.sum()
+        loss = total(loss)
     if reduction == "mean":
         loss, upstream = loss / divisor, upstream / divisor
-    grad = np.where(total == 0, 0, (np.exp(log_p) * total - a) * upstream)
-    grad_scale = np.where(total == 0, 0, (np.exp(log_p) * total + a) * np.abs(upstream))
+    grad = np.where(weights == 0, 0, (np.exp(log_p) * weights - a) * upstream)
+    grad_scale = np.where(weights == 0, 0, (np.exp(log_p) * weights + a) * np.abs(upstream))
     return loss, np.moveaxis(grad, -1, axis), np.moveaxis(grad_scale, -1, axis)
 
 
 def ulp(value, dtype):
     """Distance between neighbours of `dtype` around `value`; below the normal range, of subnormals."""
     info = ml_dtypes.finfo(dtype)
-    size = np.maximum(np.abs(wide(value)), np.ldexp(WIDE(1), int(info.minexp)))
-    return np.ldexp(WIDE(1), np.frexp(size)[1] - 1 - int(info.nmant))
+    size = np.maximum(np.abs(wide(value)), power_of_two(int(info.minexp)))
+    return power_of_two(np.frexp(size)[1] - 1 - int(info.nmant))
 
 
 @np.errstate(all="ignore")
@@ -152,7 +186,7 @@ def ulp_error(got, want, scale=None):
     """
     got, want = np.asarray(got), wide(want)
     value, dtype = wide(got), got.dtype
-    beyond = np.ldexp(WIDE(1), int(ml_dtypes.finfo(dtype).maxexp))
+    beyond = power_of_two(int(ml_dtypes.finfo(dtype).maxexp))
     overflow = np.isinf(value) & np.isfinite(want)
     value = np.where(overflow, np.copysign(beyond, value), value)
     size = np.minimum(np.abs(want if scale is None else wide(scale)), beyond / 2)

@@ -17,7 +17,7 @@ MAX_ULP = 6  # of the terms of g - dot; NumPy's formula reaches 5.4
 
 def pair(rng, shape, dtype, axis=-1):
     """A gradient and a softmax output, of `dtype`."""
-    output = oracle.softmax(rng.standard_normal(shape) * 3, axis).astype(dtype)
+    output = oracle.narrow(oracle.softmax(rng.standard_normal(shape) * 3, axis), dtype)
     return rng.standard_normal(shape).astype(dtype), output
 
 
@@ -110,7 +110,7 @@ def test_a_dot_product_that_cancels_keeps_its_digits(dtype, width, operator, rng
     half = rng.standard_normal((3, (width + 1) // 2)).astype(dtype) * 1000
     grad = np.concatenate([half, -half], axis=1)[:, :width]
     dots = [mpmath.fdot(g.tolist(), p.tolist()) for g, p in zip(grad, output, strict=True)]
-    dot = np.array([oracle.WIDE(float(d)) + oracle.WIDE(float(d - float(d))) for d in dots])[:, None]
+    dot = oracle.wide([[float(d)] for d in dots]) + oracle.wide([[float(d - float(d))] for d in dots])
     want = oracle.wide(output) * (oracle.wide(grad) - dot)
     scale = output * np.maximum(np.abs(grad), np.abs(dot))
     assert oracle.max_ulp(operator(grad, output), want, scale=scale) <= 3
@@ -261,7 +261,7 @@ def test_temperature_spares_subnormal_probabilities_a_rounding(dtype, temperatur
     for width in (4, 40, 300):
         logits = np.zeros((5, width))
         logits[:, 1:] = rng.uniform(subnormal + 1, normal + 10, (5, width - 1))
-        output, grad = oracle.softmax(logits).astype(dtype), rng.standard_normal((5, width)).astype(dtype)
+        output, grad = oracle.narrow(oracle.softmax(logits), dtype), rng.standard_normal((5, width)).astype(dtype)
         if axis == 0:
             output, grad = output.T.copy(), grad.T.copy()
         got = operator(grad, output, axis, temperature=temperature)
@@ -335,7 +335,7 @@ def large_gradients(rng, shape, dtype, operator):
 
 def outputs(operator, rng, shape, dtype):
     forward = oracle.softmax if operator in OPERATORS else oracle.log_softmax
-    return forward(rng.standard_normal(shape) * 3).astype(dtype)
+    return oracle.narrow(forward(rng.standard_normal(shape) * 3), dtype)
 
 
 def large_error(operator, got, grad, output, temperature=1.0, where=None):

@@ -514,13 +514,13 @@ def expectation(case):
     reduced = oracle.axes_of(p.ndim, axis)
     if name.startswith("softmax"):
         want, wide = oracle.softmax_vjp(a, p, axis, temperature, where), oracle.wide(p)
-        scale = wide * (size + (size * wide).sum(reduced, keepdims=True))
+        scale = wide * (size + oracle.total(size * wide, reduced, keepdims=True))
     elif name == "log_softmax_backward":
         want = oracle.log_softmax_vjp(a, p, axis, temperature, where)
-        scale = size + np.exp(oracle.wide(p)) * size.sum(reduced, keepdims=True)
+        scale = size + np.exp(oracle.wide(p)) * oracle.total(size, reduced, keepdims=True)
     else:
         want = oracle.log_softmax_jvp(a, p, axis, temperature, where)
-        scale = size + (size * np.exp(oracle.wide(p))).sum(reduced, keepdims=True)
+        scale = size + oracle.total(size * np.exp(oracle.wide(p)), reduced, keepdims=True)
     return [(want, scale / temperature, 16)]
 
 
