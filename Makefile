@@ -51,4 +51,7 @@ coverage:  ## coverage of Python and Cython lines, in a build of its own
 trust:  ## every hazard that docs/reliability.md tells of, in its short form; it writes that page and docs/accuracy.md
 	$(PYTHON) tools/trust.py
 
+mutants:  ## wrong changes of kernels, plan and threads: which do the tests not notice? (minutes to hours)
+	$(PYTHON) tools/mutants.py
+
 slow: types lint docs wheels coverage  ## all of the above that takes minutes

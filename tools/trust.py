@@ -212,6 +212,30 @@ def baseline(scale):
     return pytest(*core_tests(folder), cwd=folder)
 
 
+@step("The reference of the numeric tests in quadruple precision, as where a long double is a double")
+def quad(scale):
+    folder = WORK / "quad"
+    run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", folder, "numpy-quaddtype"])
+    suite = ["tests"] if scale == "nightly" else core_tests(ROOT)
+    return pytest(*suite, ORACLE="quad", PYTHONPATH=str(folder))
+
+
+@step("Wrong changes of the kernels, the plan and the threads: the share that the tests notice (tools/mutants.py)")
+def mutants(scale):
+    need("gcc", "git", "objcopy")
+    size = ["--seeds", 1, 2, 3, "--count", 50] if scale == "nightly" else ["--seeds", 1, "--count", 10]
+    # at the highest level; the others have the same kernels
+    level = ["--level", run([sys.executable, "-c", "import csoftmax; print(csoftmax.get_isa())"]).strip()]
+    tests = ["tests"] if scale == "nightly" else core_tests(Path())
+    printed = run([sys.executable, "tools/mutants.py", *size, *level, "--at-least", 95, "--", *tests])
+    figures = dict(part.split("=") for part in printed.splitlines()[-1].split())
+    return {
+        "changes": int(figures["changes"]),
+        "of them without effect": int(figures["without_effect"]),
+        "noticed": int(figures["noticed"]),
+    }
+
+
 @step("Clang")
 def clang(scale):
     need("clang")
