@@ -10,20 +10,20 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-TOKEN = re.compile(
-    r"""
-    (?P<comment> {comment} )
-  | (?P<string> [rRbBfFuU]{{0,2}} (?: \"""(?:\\.|[^\\])*?\""" | '''(?:\\.|[^\\])*?'''
-                                   | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' ) )
+TOKEN = r"""
+    (?P<comment> COMMENT )
+  | (?P<string> [rRbBfFuU]{0,2} (?: \"""(?:\\.|[^\\])*?\""" | '''(?:\\.|[^\\])*?'''
+                                 | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' ) )
   | (?P<number> 0[xX][0-9a-fA-F.]+(?:[pP][+-]?\d+)?\w* | \.?\d[\d.]*(?:[eE][+-]?\d+)?\w* )
   | (?P<name> [^\W\d]\w* )
   | (?P<newline> \n )
   | (?P<space> [^\S\n]+ | \\\n )
-  | (?P<operator> <<= | >>= | // =? | -> | \+\+ | -- | << | >> | [<>=!+\-*/%&|^]= | && | \|\| | \*\* | \#\# | . )
-    """.replace("{{", "{").replace("}}", "}"),
-    re.VERBOSE | re.DOTALL,
-)  # fmt: skip
-COMMENT = {"cython": r"\#[^\n]*", "c": r"//[^\n]*|/\*.*?\*/"}
+  | (?P<operator> <<= | >>= | // =? | -> | \+\+ | -- | << | >> | [<>=!+\-*/%&|^]= | && | \|\| | \*\* | . )
+"""
+TOKENS = {
+    language: re.compile(TOKEN.replace("COMMENT", comment), re.VERBOSE | re.DOTALL)
+    for language, comment in (("cython", r"\#[^\n]*"), ("c", r"//[^\n]*|/\*.*?\*/"))
+}
 OPEN, CLOSE = {"(": ")", "[": "]", "{": "}"}, {")": "(", "]": "[", "}": "{"}
 KEYWORDS = {
     *("if", "elif", "else", "while", "return", "and", "or", "not", "in", "is", "for", "by", "from", "yield", "lambda"),
@@ -75,9 +75,8 @@ class Change:
 
 def tokens_of(text, language):
     """Tokens without comments and spaces; newlines within brackets are spaces too, as are all of C's."""
-    pattern = re.compile(TOKEN.pattern.replace("{comment}", COMMENT[language]), re.VERBOSE | re.DOTALL)
     tokens, opened = [], []
-    for match in pattern.finditer(text):
+    for match in TOKENS[language].finditer(text):
         kind = match.lastgroup
         if kind in ("comment", "space") or (kind == "newline" and (language == "c" or opened)):
             continue
