@@ -119,15 +119,16 @@ class Choice:
         self.taken = {}  # by file: parts of the text
         self.numbers = 0
 
-    def next(self, seed):
-        """The next change of a seed that lies in no other's part, or None."""
-        for change in self.orders[seed]:
+    def draw(self, seed, count):
+        """The next changes of a seed that lie in no other's part, as far as there are such."""
+        found = []
+        while len(found) < count and (change := next(self.orders[seed], None)):
             parts = self.taken.setdefault(change.file, [])
             if self.numbers < self.most and all(change.end <= start or end <= change.start for start, end in parts):
                 parts.append((change.start, change.end))
                 self.numbers += 1
-                return Change(**asdict(change) | {"seed": seed, "number": self.numbers})
-        return None
+                found.append(Change(**asdict(change) | {"seed": seed, "number": self.numbers}))
+        return found
 
 
 # -------------------------------------------------------------------------------------------------- building
@@ -237,34 +238,30 @@ def first_line(source):
 
 def build(tree, choice, count, say):
     """Draws, builds, drops what does not compile or is not in the build, until there are `count` of each seed."""
-    changes, wanted = [], dict.fromkeys(choice.orders, int(count * SPARE))
 
     def of(seed, some):
         return [c for c in some if c.seed == seed]
 
     tree.copy()
+    changes = [c for seed in choice.orders for c in choice.draw(seed, int(count * SPARE))]
     while True:
-        for seed in choice.orders:
-            lacking = wanted[seed] - len(of(seed, changes))
-            changes += [c for c in (choice.next(seed) for _ in range(lacking)) if c]
         tree.write(changes)
         say(f"building {len(changes)} changes")
         if output := tree.build():
             blamed = tree.blamed(output, changes)
             if not blamed:
                 raise RuntimeError(f"the copy does not build, and not because of a change:\n{output[-3000:]}")
-            say(f"dropped, since they do not compile: {len(blamed)}")
             changes = [c for c in changes if c not in blamed]
+            for change in blamed:
+                say(f"does not compile: {change}")
             continue
         numbers = tree.built()
         alive = [c for c in changes if c.number in numbers]
         short = {seed: count - len(of(seed, alive)) for seed in choice.orders}
-        # a seed of which no more could be drawn has no more
-        more = {seed: n for seed, n in short.items() if n > 0 and len(of(seed, changes)) == wanted[seed]}
+        more = [c for seed, n in short.items() if n > 0 for c in choice.draw(seed, 2 * n)]
         if not more:
             return [c for seed in choice.orders for c in of(seed, alive)[:count]]
-        for seed, n in more.items():
-            wanted[seed] += 2 * n
+        changes = alive + more
 
 
 # --------------------------------------------------------------------------------------------------- testing
