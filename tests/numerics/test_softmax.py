@@ -217,3 +217,11 @@ def test_the_smallest_subnormal_probability_is_not_zero(dtype, axis):
             p = csoftmax.softmax(x) if axis else csoftmax.softmax(x.T.copy(), 0).T
             assert (p[:, 0] == 1).all(), width
             assert (p[:, -1] == want).all(), (width, p[:, -1])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_maxima_of_blocks_whose_difference_rounds(sign, rng):
+    """The rounding of a block's maximum less the row's would be magnified by its exponential."""
+    steps = np.array([5, 25, 15, 22]).repeat(2000)
+    x = sign * steps + rng.uniform(-1, 1, (20, steps.size))
+    assert oracle.max_ulp(csoftmax.softmax(x), oracle.softmax(x)) <= 4

@@ -324,6 +324,33 @@ def test_many_python_threads_at_once_give_the_bits_of_one():
             assert np.array_equal(got, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_that_threads_share_may_end_in_a_block_of_one_element(dtype):
+    """And that element counts: it is the largest."""
+    x = np.zeros(2**20 + 1, dtype)
+    x[-1] = 20
+    with csoftmax.threads(1):
+        want = csoftmax.softmax(x), csoftmax.logsumexp(x)
+    with csoftmax.threads(2):
+        assert np.array_equal(csoftmax.softmax(x), want[0])
+        assert csoftmax.logsumexp(x) == want[1]
+    assert want[0][-1] > 0.99
+
+
+def test_workers_that_wait_take_no_time_of_the_processors():
+    code = """
+import time
+import numpy as np
+csoftmax.set_num_threads(4)
+csoftmax.softmax(np.zeros((2000, 1000)))
+time.sleep(0.1)
+before = time.process_time()
+time.sleep(1)
+print(time.process_time() - before)
+"""
+    assert float(output(code)) < 0.02
+
+
 # ----------------------------------------------------------------------------------------------------- forks
 
 FORK = """
