@@ -106,7 +106,7 @@ cdef inline void shared_exps(vec x, const shift_t *shift, real *e, vec *total, v
                              const int gathers) noexcept nogil:
     # The exponentials of a vector of logits are added to IN OUT total and ties, and stored to OUT e (keep).
     cdef vec d = v_sub(x, shift.maximum)
-    cdef vec p = v_exp(x, d, shift[0], EXP_ROW)
+    cdef vec p = v_exp(x, d, shift[0], EXP_SHARED)
     if keep:
         v_store(e, p)
     add_exps(p, d, total, ties, gathers)
@@ -185,7 +185,7 @@ cdef inline void direct_exps(vec x, const shift_t *shift, double t, real *e, vec
     # As shared_exps, of (x - maximum) / t.
     cdef vec lost
     cdef vec d = over_temperature(x, shift.maximum, t, &lost)
-    cdef vec p = v_exp(lost, d, shift[0], EXP_FAR)
+    cdef vec p = v_exp(lost, d, shift[0], EXP_DIRECT)
     if keep:
         v_store(e, p)
     if gathers == SUM_AND_TIES:
@@ -203,7 +203,7 @@ cdef real sweep_direct(const Sweep *sweep, BlockStats *stats, bint keep, int gat
     cdef Accumulators a
     cdef Py_ssize_t i = 0, j, together = s.n if s.n < s.next.n else s.next.n
     clear(&a)
-    while i <= together - LANES:
+    while i <= together - ACCUMULATORS:
         if i % SUBBLOCK == 0:
             end_subblock(&a)
         for j in range(NV):

@@ -1,9 +1,9 @@
 # The axis is not last. A column tile is a number of neighbouring columns whose elements have unit stride across the
 # tile; row i of the tile holds element i of each column. A sweep works on vectors of VL neighbouring columns, one
-# column a lane. Accumulator i % LANES of a column takes the term of row i, as in a contiguous row, so that the bits of
-# a column are those of the same numbers in a row.
+# column a lane. Accumulator i % ACCUMULATORS of a column takes the term of row i, as in a contiguous row, so that the
+# bits of a column are those of the same numbers in a row.
 #
-#   row set        the rows of a tile whose terms go to one accumulator (every LANES-th row), or to every fourth one
+#   row set        the rows of a tile whose terms go to one accumulator, ACCUMULATORS rows apart; or to every fourth one
 #   fourth         QUARTER accumulators of a column: j, j + 4, j + 8, ... for one j in 0 ... 3
 #   loaded tile    its logits lie in scratch, where their exponentials replace them (tiles.pxi)
 #   short tile     a tile of up to SHORT_TILE rows, each of which has an accumulator to itself
@@ -15,14 +15,14 @@
 cdef enum:
     ROW_GROUP = 4             # rows for which the numbers that belong to their columns are loaded once
     PREFETCH_VECTORS = 8      # vectors from the one that is worked on to the one that is prefetched
-    SHORT_TILE = 8            # up to so many rows, all of a vector of columns are met together; LANES at most
+    SHORT_TILE = 8            # up to so many rows, all of a vector of columns are met together; ACCUMULATORS at most
 
 
 # What a sweep adds up, as a compile-time constant: the sum of the exponentials of each column, and ...
 cdef enum:
     TIES = 1                  # ... elements at the maximum are counted instead of added,
     STORE_EXPS = 2            # ... the exponentials are stored at ColumnTile.e,
-    DIRECT_REDUCTION = 4      # ... some column needs the direct range reduction (csm_exp's EXP_FAR);
+    DIRECT_REDUCTION = 4      # ... some column needs the direct range reduction (csm_exp's EXP_DIRECT);
     PRODUCTS = 8              # or the sum of products g p, each rounded once, in the precision of the reals
 
 
@@ -69,8 +69,8 @@ cdef struct TileScratch:
     real *high                    # factor of the exponentials, or shift of the logs, or dot product; "low" is what
     real *low                     # "high" lost to rounding
     real *after                   # what results are multiplied by after "high", where that is scaled up
-    real *sums                    # LANES rows: accumulator j of each column in row j
-    real *ties                    # LANES rows: how many elements are at the maximum
+    real *sums                    # ACCUMULATORS rows: accumulator j of each column in row j
+    real *ties                    # ACCUMULATORS rows: how many elements are at the maximum
     double *dots                  # accumulators of dot products, in place of sums and ties
     double *top
     double *log_sum
@@ -92,8 +92,9 @@ cdef inline Py_ssize_t whole_vectors(Py_ssize_t width) noexcept nogil:
 
 
 cdef inline Py_ssize_t tile_pitch(Py_ssize_t width) noexcept nogil:
-    # Elements from row to row of scratch, such that LANES rows are no multiple of 4096 bytes: a sweep goes from one row
-    # to the LANES-th after it, and a load waits for an earlier store whose address has the same lowest 12 bits.
+    # Elements from row to row of scratch, such that ACCUMULATORS rows are no multiple of 4096 bytes: a sweep goes from
+    # one row to the ACCUMULATORS-th after it, and a load waits for an earlier store whose address has the same lowest
+    # 12 bits.
     cdef Py_ssize_t pitch = whole_vectors(width)
     return pitch + VL if pitch * <Py_ssize_t> sizeof(real) % 256 == 0 else pitch
 
@@ -121,8 +122,8 @@ cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, Scratc
     t.high = scratch_reals(scratch, pitch)
     t.low = scratch_reals(scratch, pitch)
     t.after = scratch_reals(scratch, pitch)
-    t.sums = scratch_reals(scratch, 2 * LANES * pitch)
-    t.ties = NULL if t.sums == NULL else t.sums + LANES * pitch
+    t.sums = scratch_reals(scratch, 2 * ACCUMULATORS * pitch)
+    t.ties = NULL if t.sums == NULL else t.sums + ACCUMULATORS * pitch
     t.dots = <double *> t.sums
 
 
@@ -283,7 +284,7 @@ cdef inline vec column_exp(vec x, vec *d, const shift_t *given, vec away, double
         shift.center = v_sub(shift.center, lost)
     else:
         d[0] = v_sub(x, shift.maximum)
-    return v_exp(x, d[0], shift, EXP_LANES)
+    return v_exp(x, d[0], shift, EXP_SHARED_LANES)
 
 
 cdef inline vec reduced_exp(vec x, vec *d, const Reduction *r, const bint direct) noexcept nogil:
@@ -295,7 +296,7 @@ cdef inline vec add_exp(vec sum, vec *ties, RowSet *at, Py_ssize_t left, const R
     # The sum with the exponentials of the next row of the set. IN OUT ties: with those of the row (TIES).
     cdef vec d, a = reduced_exp(load_columns(at.x, left), &d, reduction, what & DIRECT_REDUCTION)
     if what & TIES:
-        v_sum_apart(d, a, &sum, ties)
+        v_add_or_count(d, a, &sum, ties)
     else:
         sum = v_add(sum, a)
     if what & STORE_EXPS:
@@ -388,17 +389,17 @@ cdef inline dot_t dot_fourth(RowSet *at, Py_ssize_t left, const int operation) n
 cdef inline void add_rows(const ColumnTile *s, const TileScratch *t, const RowSet *rows, Py_ssize_t begin,
                           Py_ssize_t c, Py_ssize_t left, const int operation, const int what) noexcept nogil:
     # The terms of a set, which starts at row "begin", to one accumulator of a vector of columns.
-    cdef Py_ssize_t to = begin % LANES * t.pitch + c
+    cdef Py_ssize_t to = begin % ACCUMULATORS * t.pitch + c
     cdef RowSet at = at_column(rows, c)
     cdef vec sum, ties = v_set1(0)
     cdef Reduction reduction
     cdef dot_t dot
     if is_derivative(operation):
-        dot = dot_load(t.dots + to, LANES, t.pitch) if begin >= SUBBLOCK else dot_zero()
+        dot = dot_load(t.dots + to, ACCUMULATORS, t.pitch) if begin >= SUBBLOCK else dot_zero()
         while at.count > 0:
             dot = add_dot(dot, &at, left, operation)
             at.count -= 1
-        dot_store(t.dots + to, LANES, t.pitch, dot)
+        dot_store(t.dots + to, ACCUMULATORS, t.pitch, dot)
         return
     reduction = load_reduction(s, t, c)
     sum = sum_rows(&at, left, &reduction, &ties, what)
@@ -419,15 +420,15 @@ cdef void add_last_rows(const ColumnTile *s, const TileScratch *t, const RowSet 
 
 cdef inline void many_rows(const ColumnTile *s, const TileScratch *t, const int operation,
                            const int what) noexcept nogil:
-    # OUT t.sums or t.dots: LANES accumulators a column, OUT t.ties: one a column, of a block of any length.
+    # OUT t.sums or t.dots: ACCUMULATORS accumulators a column, OUT t.ties: one a column, of a block of any length.
     cdef ColumnTile local = s[0]
     cdef TileScratch scratch = t[0]
     cdef Py_ssize_t begin, end, j, c
     cdef RowSet rows
     for begin from 0 <= begin < s.n by SUBBLOCK:
         end = begin + SUBBLOCK if s.n - begin > SUBBLOCK else s.n
-        for j in range(begin, begin + LANES if end - begin > LANES else end):
-            rows = rows_of(s, j, end, LANES, 1)
+        for j in range(begin, begin + ACCUMULATORS if end - begin > ACCUMULATORS else end):
+            rows = rows_of(s, j, end, ACCUMULATORS, 1)
             for c from 0 <= c <= local.width - VL by VL:
                 add_rows(&local, &scratch, &rows, j, c, VL, operation, what)
             if local.width % VL:
@@ -450,11 +451,11 @@ cdef inline void add_fourth(const ColumnTile *s, const TileScratch *t, const Row
     if whole and not what & PRODUCTS:
         dot = dot_fourth(&at, left, operation)
         if position % 2:
-            dot = dot_join(dot_load(t.dots + to, LANES, t.pitch), dot)
+            dot = dot_join(dot_load(t.dots + to, ACCUMULATORS, t.pitch), dot)
         if position == 3:
             to = c
-            dot = dot_join(dot_load(t.dots + to, LANES, t.pitch), dot)
-        dot_store(t.dots + to, LANES, t.pitch, dot)
+            dot = dot_join(dot_load(t.dots + to, ACCUMULATORS, t.pitch), dot)
+        dot_store(t.dots + to, ACCUMULATORS, t.pitch, dot)
         return
     ties = v_load(t.ties + c) if what & TIES else v_set1(0)
     reduction = load_reduction(s, t, c)
@@ -511,12 +512,12 @@ cdef inline void short_dots(const ColumnTile *s, const TileScratch *t, Py_ssize_
     cdef Py_ssize_t i, half = SHORT_TILE // 2
     cdef dot_t dot
     for i in range(s.n):
-        dot_store(dots + i * t.pitch, LANES, t.pitch, add_dot(dot_zero(), &at, left, operation))
+        dot_store(dots + i * t.pitch, ACCUMULATORS, t.pitch, add_dot(dot_zero(), &at, left, operation))
     while half > 0:
         for i in range(half, s.n if s.n < 2 * half else 2 * half):
-            dot = dot_load(dots + i * t.pitch, LANES, t.pitch)
-            dot = dot_join(dot_load(dots + (i - half) * t.pitch, LANES, t.pitch), dot)
-            dot_store(dots + (i - half) * t.pitch, LANES, t.pitch, dot)
+            dot = dot_load(dots + i * t.pitch, ACCUMULATORS, t.pitch)
+            dot = dot_join(dot_load(dots + (i - half) * t.pitch, ACCUMULATORS, t.pitch), dot)
+            dot_store(dots + (i - half) * t.pitch, ACCUMULATORS, t.pitch, dot)
         half //= 2
 
 
@@ -582,8 +583,9 @@ cdef void exp_sums(const ColumnTile *s, const TileScratch *t, int what) noexcept
 
 
 cdef inline void fold_accumulators(real *a, Py_ssize_t pitch, Py_ssize_t columns) noexcept nogil:
-    # IN OUT a: LANES rows of accumulators, "pitch" elements from row to row; by halving, the first becomes their sum.
-    cdef Py_ssize_t half = LANES // 2, i, c
+    # IN OUT a: ACCUMULATORS rows of accumulators, "pitch" elements from row to row. By halving, the first becomes their
+    # sum.
+    cdef Py_ssize_t half = ACCUMULATORS // 2, i, c
     while half > 0:
         for i in range(half):
             for c from 0 <= c < columns by VL:
@@ -810,7 +812,7 @@ cdef void write_logsumexp(const ColumnTile *s, TileScratch *t) noexcept nogil:
     # OUT s.y: a number for each column, a step of y_step from one to the next.
     cdef Py_ssize_t c
     for c from 0 <= c < t.columns by VL64:
-        v_narrow(t.high + c, whole_log_lanes(load_f64(t.top + c), load_f64(t.log_sum + c), load_f64(t.log_rest + c)))
+        v_narrow(t.high + c, add_log_lanes(load_f64(t.top + c), load_f64(t.log_sum + c), load_f64(t.log_rest + c)))
     for c in range(s.width):
         s.y[c * s.y_step] = t.high[c]
 
@@ -859,14 +861,14 @@ cdef void add_block_dots(TileScratch *t, Py_ssize_t c, v_f64 *high, v_f64 *low) 
 
 cdef void finish_dots(const ColumnTile *s, TileScratch *t, Py_ssize_t b, int operation) noexcept nogil:
     # From the accumulators of block b: OUT t.high, t.low: after the last block, what a Slope is made with.
-    cdef Py_ssize_t blocks = blocks_of(s.n), count = LANES if block_length(s.n, b) > SHORT else 1, c
+    cdef Py_ssize_t blocks = blocks_of(s.n), count = ACCUMULATORS if block_length(s.n, b) > SHORT else 1, c
     cdef v_f64 high, low
     for c from 0 <= c < t.columns by VL64:
         if t.products:
             high = v_widen(t.sums + c)
             low = set1_f64(0)
         else:
-            dot_columns(t.dots + c, LANES, t.pitch, count, &high, &low)
+            dot_columns(t.dots + c, ACCUMULATORS, t.pitch, count, &high, &low)
         if blocks > 1:
             add_block_dots(t, c, &high, &low)
         if b + 1 == blocks:

@@ -2,7 +2,7 @@
 # tangent), p the forward's output.
 
 cdef inline vec exp_of(vec log_p) noexcept nogil:
-    return v_exp(v_set1(0), log_p, v_exp_shift_row(0), EXP_FAR)
+    return v_exp(v_set1(0), log_p, v_exp_shift_row(0), EXP_DIRECT)
 
 
 cdef inline bint is_plain(Py_ssize_t n, const int operation) noexcept nogil:
@@ -57,13 +57,13 @@ cdef inline void block_dot(const real *g, const real *p, const void *y, Py_ssize
     cdef Py_ssize_t i = 0, j
     for j in range(NV):
         sum[j] = dot_zero()
-    while i <= n - LANES:
+    while i <= n - ACCUMULATORS:
         prefetch(g + i + PREFETCH)
         prefetch(p + i + PREFETCH)
         prefetch_write(<const real *> y + i)
         for j in range(NV):
             sum[j] = dot_term(sum[j], g + i + j * VL, p + i + j * VL, operation)
-        i += LANES
+        i += ACCUMULATORS
     if i < n:
         for j in range(NV):
             sum[j] = dot_term_n(sum[j], g + i + j * VL, p + i + j * VL, lanes_left(n - i - j * VL), operation)

@@ -29,7 +29,8 @@
 #   column tile      neighbouring columns that are worked on together, where the axis is not the last one
 #   block            BLOCK elements of a row, or what is left of it; subblock: SUBBLOCK elements of a block
 #   lane             an element of a vector; a vector has VL of them
-#   accumulator      one of LANES partial sums, NV vectors: element i of a block adds to accumulator i % LANES
+#   accumulator      one of ACCUMULATORS partial sums, which are NV vectors: element i of a block is added to
+#                    accumulator i % ACCUMULATORS
 #   BlockStats       the numbers of a block: maximum, sum, ties
 #   ties             the elements that are the maximum
 #   prologue, load   from memory to a block of reals
@@ -42,17 +43,17 @@
 #   prefetch         ask for a line of memory before it is needed
 #   range reduction  x - maximum to a multiple of ln2 and a remainder: shared, where x and the maximum are reduced each
 #                    by itself, exactly, and all elements share the maximum's; direct, where their difference is reduced
-#                    (_vexp.h)
+#                    (simd/math.h)
 #   normalise        multiply an exponential by 1 / sum
 #   compensation     what a rounding has lost, as a second number ("rest", "low", "lost")
 #   form             how a batch's rows lie: packed, reals, 16-bit floats
 #
 # Comments name lengths in elements: IN x[n] is read, OUT y[n] written, IN OUT both. Scratch for exponentials, "e", has
-# rows of whole LANES.
+# rows of whole ACCUMULATORS.
 #
 # Numerics, the same in every regime, so that the bits of a row do not depend on its surroundings:
 # a row is cut into blocks of BLOCK elements. Each block has its own maximum m_b; its exponentials
-# exp(x - m_b) are summed in LANES accumulators, folded by halving. Blocks are joined in double:
+# exp(x - m_b) are summed in ACCUMULATORS accumulators, folded by halving. Blocks are joined in double:
 # m = max m_b, S = sum_b S_b exp(m_b - m). Each result is exp(x - m_b) * (exp(m_b - m) / S): one rounding of
 # the exponential, one of the product; the factor, the sum and its logarithm are held as a number and its compensation
 # term, where a double has no digits to spare. (M. Milakov and N. Gimelshein, arXiv:1805.02867.)
@@ -79,9 +80,9 @@ cdef extern from "csoftmax/simd/compensated.h" nogil:
     ctypedef struct v_f64:
         pass
     enum:
-        VL, NV, LANES, QUARTER, BLOCK, SUBBLOCK, SHORT, PLAIN, PREFETCH, STEP, FUSED, VL64
-        EXP_ROW, EXP_LANES, EXP_FAR
-        PAIRS
+        VL, NV, ACCUMULATORS, QUARTER, BLOCK, SUBBLOCK, SHORT, PLAIN, PREFETCH, STEP, FUSED, VL64
+        EXP_SHARED, EXP_SHARED_LANES, EXP_DIRECT
+        COMPENSATED
     const double EXP_SCALE
     const double TINY_SCALE "CSM_TINY_SCALE"
     const double FACTOR_SCALE "CSM_FACTOR_SCALE"
@@ -118,7 +119,7 @@ cdef extern from "csoftmax/simd/compensated.h" nogil:
     void quotient "csm_quotient"(double, double, double, double *, double *) noexcept
     void split_real "csm_split"(double, double, real *, real *) noexcept
     vec v_and_eq(vec, vec, vec) noexcept
-    void v_sum_apart(vec d, vec, vec *total, vec *ties) noexcept
+    void v_add_or_count(vec d, vec, vec *total, vec *ties) noexcept
     vec v_select_lt(vec, vec, vec, vec) noexcept
     vec v_select_bytes(const char *, vec, vec) noexcept     # by VL bytes
     real v_hadd(vec) noexcept
@@ -145,9 +146,9 @@ cdef extern from "csoftmax/simd/compensated.h" nogil:
     v_f64 and_ne_f64(v_f64, v_f64, v_f64) noexcept
     v_f64 set1_f64(double) noexcept
     void exp_lanes "csm_exp_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
-    void above_lanes "csm_above_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
+    void sum_minus_one_lanes "csm_sum_minus_one_lanes"(v_f64, v_f64, v_f64, v_f64 *, v_f64 *) noexcept
     void log1p_lanes "csm_log1p_lanes"(v_f64, v_f64, v_f64 *, v_f64 *) noexcept
-    v_f64 whole_log_lanes "csm_whole_log_lanes"(v_f64, v_f64, v_f64) noexcept
+    v_f64 add_log_lanes "csm_add_log_lanes"(v_f64, v_f64, v_f64) noexcept
     v_f64 expm1_neg_f64(v_f64) noexcept     # exp(-l) - 1, 0 <= l <= 1
     double hmax_f64(v_f64) noexcept
     const double EXP_SCALE_f64
@@ -188,15 +189,15 @@ cdef extern from "csoftmax/simd/convert.h" nogil:
         I32 "CSM_I32"
         I64 "CSM_I64"
         HALVES "CSM_HALVES"                 # 16-bit floats are loaded as vectors
-    vec take "csm_load_from"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
-    vec take_n "csm_load_n_from"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
-    void put "csm_store_to"(void *, Py_ssize_t, vec, int) noexcept
+    vec load_at "csm_load_at"(const void *, Py_ssize_t, int) noexcept     # element and those after it, from a storage
+    vec load_n_at "csm_load_n_at"(const void *, Py_ssize_t, Py_ssize_t, real, int) noexcept
+    void store_at "csm_store_at"(void *, Py_ssize_t, vec, int) noexcept
     ctypedef struct pair "csm_pair":
         vec first
         vec second
-    pair take_pair "csm_load_pair_from"(const void *, Py_ssize_t, int) noexcept
-    void put_pair "csm_store_pair_to"(void *, Py_ssize_t, pair, int) noexcept
-    void put_n "csm_store_n_to"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
+    pair load_pair_at "csm_load_pair_at"(const void *, Py_ssize_t, int) noexcept
+    void store_pair_at "csm_store_pair_at"(void *, Py_ssize_t, pair, int) noexcept
+    void store_n_at "csm_store_n_at"(void *, Py_ssize_t, Py_ssize_t, vec, int) noexcept
     int64_t load_index "csm_load_index"(int, const char *) noexcept
 
 include "load.pxi"

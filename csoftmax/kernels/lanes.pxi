@@ -61,7 +61,7 @@ cdef inline bint factor_lanes(v_f64 sum, v_f64 rest, const double *coefficient, 
 
 cdef inline void log_lanes(v_f64 sum, v_f64 rest, v_f64 ties, double *log_sum, double *log_rest) noexcept nogil:
     # log(ties + (sum + rest) / EXP_SCALE), for finite maxima, to OUT log_sum[VL64] + log_rest[VL64].
-    above_lanes(ties, sum, rest, &sum, &rest)
+    sum_minus_one_lanes(ties, sum, rest, &sum, &rest)
     log1p_lanes(sum, rest, &sum, &rest)
     store_f64(log_sum, sum)
     store_f64(log_rest, rest)
@@ -96,7 +96,7 @@ cdef inline void split_log_lanes(const double *maxima, const double *log_sum, co
         both = v_widen(high)
         l = select_lt_f64(max_f64(m, sub_f64(set1_f64(0), m)), l, add_f64(sub_f64(l, both), m),
                           add_f64(sub_f64(m, both), l))
-        if PAIRS:
+        if COMPENSATED:
             l = add_f64(l, load_f64(log_rest))
     else:
         v_narrow(high, m)

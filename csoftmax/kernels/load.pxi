@@ -61,15 +61,15 @@ cdef inline real load_halves(const void *x, Py_ssize_t n, real *block, const int
     cdef Py_ssize_t i = 0, count
     cdef vec a, b, top = v_set1(-INFINITY)
     while i <= n - 2 * VL:
-        a = take(x, i, storage)
-        b = take(x, i + VL, storage)
+        a = load_at(x, i, storage)
+        b = load_at(x, i + VL, storage)
         v_store(block + i, a)
         v_store(block + i + VL, b)
         top = v_max(a, v_max(b, top))
         i += 2 * VL
     while i < n:
         count = lanes_left(n - i)
-        a = take_n(x, i, count, -INFINITY, storage)
+        a = load_n_at(x, i, count, -INFINITY, storage)
         v_store_n(block + i, count, a)
         top = v_max(a, top)
         i += VL

@@ -239,7 +239,7 @@ cdef void finish_losses(const Problem *problem, Py_ssize_t row, Py_ssize_t part,
         log_sum = load_f64(l.log_sum + i)
         weight = load_f64(l.weight + i)
         loss = mul_f64(load_f64(l.whole + i), log_sum)
-        if PAIRS:
+        if COMPENSATED:
             log_rest = mul_f64(load_f64(l.whole + i), load_f64(l.log_rest + i))
             # of quarters, as in spread_target
             two_sum_lanes(mul_f64(m, quarter), sub_f64(zero, mul_f64(load_f64(l.at_target + i), quarter)), &below,
@@ -248,7 +248,7 @@ cdef void finish_losses(const Problem *problem, Py_ssize_t row, Py_ssize_t part,
             log_rest = add_f64(log_rest, mul_f64(weight, lost))
             two_sum_lanes(loss, load_f64(l.dot + i), &loss, &lost)
             at_index = and_ne_f64(weight, zero, mul_f64(weight, below))
-            loss = whole_log_lanes(loss, at_index, add_f64(log_rest, lost))
+            loss = add_log_lanes(loss, at_index, add_f64(log_rest, lost))
             below = mul_f64(below, set1_f64(4))
         else:
             below = sub_f64(m, load_f64(l.at_target + i))

@@ -1,7 +1,7 @@
 # Packed rows: rows too short to fill vectors. VL of them, a group, are transposed into a tile, one row a lane. So the
 # work on an element fills its vectors, and the work on a row is done for all rows of a group together. Each step is
-# taken for several groups, as one group is a chain of operations that wait for each other. Accumulator i % LANES takes
-# element i, as in a longer row.
+# taken for several groups, as one group is a chain of operations that wait for each other. Accumulator
+# i % ACCUMULATORS takes element i, as in a longer row.
 
 cdef enum:
     GROUPS = 4                # at a time ...
@@ -109,10 +109,10 @@ cdef inline void tile_halves(const real *a, Py_ssize_t n, real *sums) noexcept n
             four[j] = v_load(a + j * VL) if j < n else part[0]
             continue
         i = j
-        while i < n - LANES + 4:
+        while i < n - ACCUMULATORS + 4:
             for k in range(QUARTER):
                 part[k] = v_add(part[k], v_load(a + (i + k * 4) * VL))
-            i += LANES
+            i += ACCUMULATORS
         for k in range(QUARTER):
             if i + k * 4 < n:
                 part[k] = v_add(part[k], v_load(a + (i + k * 4) * VL))
@@ -169,7 +169,7 @@ cdef inline void group_logs(const RowBatch *s, Group *a) noexcept nogil:
                 split_log(top[r], log_sum[r], log_rest[r], s.inv_t, a.high + r, a.low + r)
     if s.operation == LOGSUMEXP:
         for r from 0 <= r < VL by VL64:
-            v_narrow(a.high + r, whole_log_lanes(load_f64(top + r), load_f64(log_sum + r), load_f64(log_rest + r)))
+            v_narrow(a.high + r, add_log_lanes(load_f64(top + r), load_f64(log_sum + r), load_f64(log_rest + r)))
         for r in range(a.count):
             s.y[(a.first + r) * s.y_pitch] = a.high[r]
 

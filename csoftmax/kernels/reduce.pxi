@@ -31,7 +31,7 @@ cdef struct BlockStats:
 
 
 cdef struct Accumulators:
-    # Sums of a block under way: element i of the block adds to accumulator i % LANES.
+    # Sums of a block under way: element i of the block adds to accumulator i % ACCUMULATORS.
     vec total[NV]             # of the subblocks that are done
     vec part[NV]              # of the subblock under way
     vec ties[NV]              # elements at the maximum
@@ -51,7 +51,7 @@ cdef inline void add_exps(vec e, vec d, vec *total, vec *ties, const int gathers
     # The exponentials e of the differences d from the maximum are added to IN OUT total; or, where d is 0, counted in
     # IN OUT ties (SUM_AND_TIES).
     if gathers == SUM_AND_TIES:
-        v_sum_apart(d, e, total, ties)
+        v_add_or_count(d, e, total, ties)
     else:
         total[0] = v_add(total[0], e)
 
@@ -98,7 +98,7 @@ cdef inline void fold_pair(const vec *a, real *first, real *second) noexcept nog
 cdef inline void fold_block(const vec *a, Py_ssize_t n, double *high, double *low) noexcept nogil:
     # The sum of IN a[NV], the accumulators of n elements, to OUT high + low. That of more than SHORT elements is folded
     # in higher precision.
-    cdef real lanes[LANES]
+    cdef real lanes[ACCUMULATORS]
     cdef real first, second
     cdef Py_ssize_t j
     if n <= SHORT:
@@ -231,10 +231,10 @@ cdef inline void infinite_log(double m, bint nan, double *log_sum, double *log_r
 
 
 cdef inline void sum_above(double ties, double sum, double lost, double *above, double *rest) noexcept nogil:
-    # ties + (sum + lost) / EXP_SCALE - 1 to OUT above + rest, as above_lanes.
+    # ties + (sum + lost) / EXP_SCALE - 1 to OUT above + rest, as sum_minus_one_lanes.
     cdef double part = 0
     above[0] = ties - 1
-    if PAIRS:
+    if COMPENSATED:
         add_part(sum / EXP_SCALE, above, &part)
         rest[0] = part + lost / EXP_SCALE
     else:
@@ -263,13 +263,13 @@ cdef inline void sum_blocks(BlockStats *stats, Py_ssize_t blocks, double t, doub
         sum_above(s.ties if s.maximum == m and not counted else s.ties + 1, s.sum, s.sum_rest, &high, &low)
         counted = counted or s.maximum == m
         product = high * (s.factor / EXP_SCALE_f64)
-        if PAIRS:
+        if COMPENSATED:
             lost += (fma(high, s.factor / EXP_SCALE_f64, -product)
                      + (low * s.factor + high * s.factor_rest) / EXP_SCALE_f64)
         add_part(product, &u, &lost)
     above[0] = whole_sum(u, lost)
     nan[0] = nan[0] or (m == -INFINITY and isnan(above[0]))
-    rest[0] = lost - (above[0] - u) if PAIRS and above[0] - u == above[0] - u else 0
+    rest[0] = lost - (above[0] - u) if COMPENSATED and above[0] - u == above[0] - u else 0
 
 
 cdef inline void join_log(BlockStats *stats, Py_ssize_t blocks, double t, double *top, double *log_sum,
@@ -286,7 +286,7 @@ cdef inline void join_log(BlockStats *stats, Py_ssize_t blocks, double t, double
 cdef inline real whole_log(double m, double log_sum, double log_rest) noexcept nogil:
     # m + log_sum + log_rest, rounded once
     cdef double total = m, rest = log_rest
-    if PAIRS:
+    if COMPENSATED:
         add_part(log_sum, &total, &rest)
         return <real> whole_sum(total, rest)
     return <real> (m + log_sum)
@@ -307,7 +307,7 @@ cdef inline void split_log(double m, double log_sum, double log_rest, double inv
         high[0] = <real> both
         both = high[0]
         both = (m - both) + log_sum if (m if m > 0 else -m) >= log_sum else (log_sum - both) + m
-        low[0] = <real> (both + log_rest if PAIRS else both)
+        low[0] = <real> (both + log_rest if COMPENSATED else both)
 
 
 cdef inline bint is_tiny(double factor, double scale) noexcept nogil:

@@ -38,7 +38,7 @@ cdef struct PendingRow:
 
 
 cdef enum:
-    PENDING_LEAST = 16 * LANES    # rows of more elements, ...
+    PENDING_LEAST = 16 * ACCUMULATORS    # rows of more elements, ...
     FEW_BLOCKS = 16           # ... up to so many blocks, are written while a later one is exponentiated;
     MANY_BLOCKS = 64          # up to so many if no exponentials are stored
     TOGETHER_MOST = 8         # rows that are finished together, ...
@@ -46,7 +46,7 @@ cdef enum:
 
 
 cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
-    return (n + LANES - 1) // LANES * LANES
+    return (n + ACCUMULATORS - 1) // ACCUMULATORS * ACCUMULATORS
 
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t n) noexcept nogil:
@@ -204,7 +204,7 @@ cdef inline void write_logs(const RowBatch *s, Py_ssize_t row, const PendingRow 
 
 cdef inline bint may_wait(Py_ssize_t n, bint stream) noexcept nogil:
     # Whether the exponentials of a block of n may wait in the result: it stays in the caches, and is of whole vectors.
-    return not stream and n % LANES == 0
+    return not stream and n % ACCUMULATORS == 0
 
 
 cdef inline real *block_exps(const RowBatch *s, Py_ssize_t row, Py_ssize_t b, real *e, const int gathers,
@@ -255,7 +255,7 @@ cdef inline void start_rows(PendingRow *pending, Py_ssize_t count, Py_ssize_t n,
 cdef inline void sweep_rows(const RowBatch *s, real *scratch, BlockStats *stats, const bint keep, const int gathers,
                             const bint native) noexcept nogil:
     # Rows whose results are written as soon as their batch is summed. Scratch: in_flight rows of exponentials, in whole
-    # LANES; as many rows of BlockStats.
+    # ACCUMULATORS; as many rows of BlockStats.
     cdef Py_ssize_t blocks = blocks_of(s.n), together = rows_together(s.n), first = 0, rows, row, b
     cdef const real *block = s.x
     cdef Sweep sweep
@@ -401,8 +401,8 @@ cdef void loss_and_gradient_rows(const RowBatch *s, real *scratch, BlockStats *s
 # ------------------------------------------------------------------------------------ one row, by itself
 
 cdef inline bint single_softmax(const real *x, real *y, Py_ssize_t n, const int times) noexcept nogil:
-    # IN x[n] to OUT y[n], up to "times" LANES elements; False if they need the direct range reduction: then nothing is
-    # written.
+    # IN x[n] to OUT y[n], up to "times" ACCUMULATORS elements; False if they need the direct range reduction: then
+    # nothing is written.
     cdef vec rows[2 * NV]
     cdef vec sums[NV]
     cdef shift_t shift
@@ -418,7 +418,7 @@ cdef inline bint single_softmax(const real *x, real *y, Py_ssize_t n, const int 
         return False
     shift = v_exp_shift_row(m)
     for j in range(times * NV):
-        rows[j] = v_exp(rows[j], v_sub(rows[j], shift.maximum), shift, EXP_ROW)
+        rows[j] = v_exp(rows[j], v_sub(rows[j], shift.maximum), shift, EXP_SHARED)
     for j in range(NV):
         sums[j] = rows[j] if times == 1 else v_add(rows[j], rows[j + NV])
     fold_pair(sums, &first, &second)
@@ -602,7 +602,7 @@ cdef bint single_row(int operation, const void *x, const void *p, void *y, Py_ss
     if operation == SOFTMAX_GRAD:
         single_softmax_backward(<const real *> x, <const real *> p, <real *> y, n, 1 / temperature)
         return True
-    if n <= LANES:
+    if n <= ACCUMULATORS:
         return single_softmax(<const real *> x, <real *> y, n, 1)
     return single_softmax(<const real *> x, <real *> y, n, 2)
 

@@ -226,8 +226,8 @@ cdef Py_ssize_t lay_rows(const Problem *problem, RowScratch *r, char *base) noex
     r.exponents = <Py_ssize_t *> scratch_alloc(&scratch, rows if problem.rescaled else 0, sizeof(Py_ssize_t))
     r.mask = <char *> scratch_alloc(&scratch, rows * problem.n + 7 if problem.mask.data != NULL else 0, 1)
     # A row's last vector is written whole.
-    r.tile = scratch_reals(&scratch, rows * problem.n + LANES)
-    r.tile_p = scratch_reals(&scratch, rows * (problem.n if problem.p.data != NULL else 1) + LANES)
+    r.tile = scratch_reals(&scratch, rows * problem.n + ACCUMULATORS)
+    r.tile_p = scratch_reals(&scratch, rows * (problem.n if problem.p.data != NULL else 1) + ACCUMULATORS)
     return scratch.used
 
 
@@ -702,7 +702,7 @@ kernels.lanes = VL
 kernels.block = BLOCK
 kernels.short_row = SHORT
 kernels.halves = HALVES
-kernels.single_most[<int> SOFTMAX] = 2 * LANES
+kernels.single_most[<int> SOFTMAX] = 2 * ACCUMULATORS
 kernels.single_most[<int> SOFTMAX_GRAD] = PLAIN
 kernels.pending_least = PENDING_LEAST
 kernels.pending_most[<int> SOFTMAX] = FEW_BLOCKS * BLOCK if FUSED else 0

@@ -41,10 +41,10 @@ cdef inline void normalise(const real *e, void *y, Py_ssize_t n, vec high, vec l
     cdef Py_ssize_t i = 0
     while i <= n - VL:
         prefetch_write(at(y, i + PREFETCH, storage))
-        put(y, i, normalised(v_load(e + i), high, low), storage)
+        store_at(y, i, normalised(v_load(e + i), high, low), storage)
         i += VL
     if i < n:
-        put_n(y, i, n - i, normalised(v_load_n(e + i, n - i, 0), high, low), storage)
+        store_n_at(y, i, n - i, normalised(v_load_n(e + i, n - i, 0), high, low), storage)
 
 
 cdef inline void normalise_block(const real *e, void *y, Py_ssize_t n, double factor, double rest,
@@ -56,10 +56,10 @@ cdef inline void normalise_block(const real *e, void *y, Py_ssize_t n, double fa
     if is_tiny(factor, FACTOR_SCALE):
         set_factor(factor * FACTOR_SCALE, rest * FACTOR_SCALE, &h, &l)
         while i <= n - VL:
-            put(y, i, v_mul(normalised(v_load(e + i), h, l), after), storage)
+            store_at(y, i, v_mul(normalised(v_load(e + i), h, l), after), storage)
             i += VL
         if i < n:
-            put_n(y, i, n - i, v_mul(normalised(v_load_n(e + i, n - i, 0), h, l), after), storage)
+            store_n_at(y, i, n - i, v_mul(normalised(v_load_n(e + i, n - i, 0), h, l), after), storage)
         return
     set_factor(factor, rest, &h, &l)
     normalise(e, y, n, h, l, storage)
@@ -103,24 +103,24 @@ cdef inline void log_block(const void *x, void *y, Py_ssize_t n, const Logs *log
     cdef pair a
     if storage == REAL and stream and n >= 4 * VL:
         i = unaligned(<real *> y)
-        put_n(y, 0, i, log_of(take_n(x, 0, i, 0, REAL), logs), REAL)
+        store_n_at(y, 0, i, log_of(load_n_at(x, 0, i, 0, REAL), logs), REAL)
         while i <= n - VL:
-            v_stream(<real *> y + i, log_of(take(x, i, REAL), logs))
+            v_stream(<real *> y + i, log_of(load_at(x, i, REAL), logs))
             i += VL
     while i <= n - 2 * VL:
         for j from 0 <= j < 2 * VL by VL:
             prefetch(at(x, i + j + PREFETCH, storage))
             prefetch_write(at(y, i + j + PREFETCH, storage))
-        a = take_pair(x, i, storage)
+        a = load_pair_at(x, i, storage)
         a.first = log_of(a.first, logs)
         a.second = log_of(a.second, logs)
-        put_pair(y, i, a, storage)
+        store_pair_at(y, i, a, storage)
         i += 2 * VL
     while i <= n - VL:
-        put(y, i, log_of(take(x, i, storage), logs), storage)
+        store_at(y, i, log_of(load_at(x, i, storage), logs), storage)
         i += VL
     if i < n:
-        put_n(y, i, n - i, log_of(take_n(x, i, n - i, 0, storage), logs), storage)
+        store_n_at(y, i, n - i, log_of(load_n_at(x, i, n - i, 0, storage), logs), storage)
 
 
 cdef void log_halves(const void *x, void *y, Py_ssize_t n, const Logs *logs, int storage) noexcept nogil:
@@ -143,10 +143,10 @@ cdef inline void store_halves(const real *block, void *y, Py_ssize_t n, const in
     cdef Py_ssize_t i = 0
     while i <= n - VL:
         prefetch_write(at(y, i + PREFETCH, storage))
-        put(y, i, v_load(block + i), storage)
+        store_at(y, i, v_load(block + i), storage)
         i += VL
     if i < n:
-        put_n(y, i, n - i, v_load_n(block + i, n - i, 0), storage)
+        store_n_at(y, i, n - i, v_load_n(block + i, n - i, 0), storage)
 
 
 cdef void store_block(const real *block, void *y, Py_ssize_t n, int storage) noexcept nogil:

@@ -35,7 +35,8 @@ def cpu_features():
 
 def levels_built():
     """Names of the levels this installation was built with."""
-    return [level.name for level in LEVELS if importlib.util.find_spec(f"csoftmax.kernels.isa.{level.name}_f32") is not None]
+    names = [level.name for level in LEVELS]
+    return [name for name in names if importlib.util.find_spec(f"csoftmax.kernels.isa.{name}_f32") is not None]
 
 
 def levels_available():

@@ -27,22 +27,22 @@ CSM_INLINE void csm_halve(double *sum, double *lost, int count) {
     }
 }
 
-/* The sum of the LANES accumulators at a (IN) as *hi + *lo (OUT), by halving. */
+/* The sum of the ACCUMULATORS accumulators at a (IN) as *hi + *lo (OUT), by halving. */
 CSM_INLINE void csm_fold(const csm_real *a, double *hi, double *lo) {
 #if CSM_BITS == 32
-    v_f64 s[LANES / VL_f64];
-    for (int i = 0; i < LANES / VL_f64; i++) s[i] = v_widen(a + i * VL_f64);
-    for (int half = LANES / VL_f64 / 2; half > 0; half /= 2)
+    v_f64 s[ACCUMULATORS / VL_f64];
+    for (int i = 0; i < ACCUMULATORS / VL_f64; i++) s[i] = v_widen(a + i * VL_f64);
+    for (int half = ACCUMULATORS / VL_f64 / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) s[i] = add_f64(s[i], s[i + half]);
     *hi = hadd_f64(s[0]);
     *lo = 0;
 #else
-    double sum[LANES], lost[LANES];
-    for (int i = 0; i < LANES; i++) {
+    double sum[ACCUMULATORS], lost[ACCUMULATORS];
+    for (int i = 0; i < ACCUMULATORS; i++) {
         sum[i] = a[i];
         lost[i] = 0;
     }
-    csm_halve(sum, lost, LANES);
+    csm_halve(sum, lost, ACCUMULATORS);
     *hi = sum[0];
     *lo = fabs(lost[0]) < INFINITY ? lost[0] : 0;
 #endif
@@ -112,14 +112,14 @@ CSM_INLINE void csm_halve_lanes(v_f64 *sum, v_f64 *lost, int count) {
     }
 }
 
-/* Accumulator i of the rows, of LANES, stands at a + i step (IN, VL64 reals each). */
+/* Accumulator i of the rows, of ACCUMULATORS, stands at a + i step (IN, VL64 reals each). */
 CSM_INLINE void csm_fold_lanes(const csm_real *a, ptrdiff_t step, v_f64 *hi, v_f64 *lo) {
-    v_f64 sum[LANES], lost[LANES];
-    for (int i = 0; i < LANES; i++) {
+    v_f64 sum[ACCUMULATORS], lost[ACCUMULATORS];
+    for (int i = 0; i < ACCUMULATORS; i++) {
         sum[i] = v_widen(a + i * step);
         lost[i] = set1_f64(0);
     }
-    csm_halve_lanes(sum, lost, LANES);
+    csm_halve_lanes(sum, lost, ACCUMULATORS);
     *hi = sum[0];
     *lo = csm_finite_lanes(lost[0]);
 }
@@ -137,7 +137,7 @@ CSM_INLINE void csm_quotient_lanes(v_f64 a, v_f64 b, v_f64 rest, v_f64 *hi, v_f6
 /* exp(d + lost) EXP_SCALE_f64 for d <= 0, as *hi + *lo (OUT). */
 CSM_INLINE void csm_exp_lanes(v_f64 d, v_f64 lost, v_f64 *hi, v_f64 *lo) {
 #if CSM_BITS == 32
-    const v_f64 e = exp_f64(set1_f64(0), d, exp_shift_row_f64(0), EXP_FAR);
+    const v_f64 e = exp_f64(set1_f64(0), d, exp_shift_row_f64(0), EXP_DIRECT);
     *hi = add_f64(e, mul_f64(e, lost));
     *lo = set1_f64(0);
 #else
@@ -147,7 +147,7 @@ CSM_INLINE void csm_exp_lanes(v_f64 d, v_f64 lost, v_f64 *hi, v_f64 *lo) {
 
 /* ties + (sum + rest) / EXP_SCALE - 1, as *hi + *lo (OUT): a sum of exponentials less 1, from how many of them are 1
  * (the ties with the maximum) and the scaled sum of the others. */
-CSM_INLINE void csm_above_lanes(v_f64 ties, v_f64 sum, v_f64 rest, v_f64 *hi, v_f64 *lo) {
+CSM_INLINE void csm_sum_minus_one_lanes(v_f64 ties, v_f64 sum, v_f64 rest, v_f64 *hi, v_f64 *lo) {
     const v_f64 more = sub_f64(ties, set1_f64(1)), scale = set1_f64(1 / EXP_SCALE);
 #if CSM_BITS == 32
     (void)rest;
@@ -162,11 +162,11 @@ CSM_INLINE void csm_above_lanes(v_f64 ties, v_f64 sum, v_f64 rest, v_f64 *hi, v_
 /* log(1 + u + rest) for u >= 0, as *hi + *lo (OUT). */
 CSM_INLINE void csm_log1p_lanes(v_f64 u, v_f64 rest, v_f64 *hi, v_f64 *lo) {
     *lo = set1_f64(0);
-    *hi = log1p_f64(u, rest, lo, PAIRS);
+    *hi = log1p_f64(u, rest, lo, COMPENSATED);
 }
 
 /* m + log + rest, rounded; rest may be NaN where m or log is not finite, and is then passed over. */
-CSM_INLINE v_f64 csm_whole_log_lanes(v_f64 m, v_f64 log, v_f64 rest) {
+CSM_INLINE v_f64 csm_add_log_lanes(v_f64 m, v_f64 log, v_f64 rest) {
 #if CSM_BITS == 32
     (void)rest;
     return add_f64(m, log);

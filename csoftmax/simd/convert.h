@@ -70,19 +70,19 @@ enum { CSM_HALVES = 0 };
 #define CSM_BY_STORAGE(half, real) real
 #endif
 
-CSM_INLINE csm_vec csm_load_from(const void *p, ptrdiff_t i, const int storage) {
+CSM_INLINE csm_vec csm_load_at(const void *p, ptrdiff_t i, const int storage) {
 #define CSM_LOAD_HALVES(h) return widen_##h(load_16((const uint16_t *)p + i));
     (void)storage;
     CSM_BY_STORAGE(CSM_LOAD_HALVES, return v_load((const csm_real *)p + i);)
 }
 
-CSM_INLINE void csm_store_to(void *p, ptrdiff_t i, csm_vec a, const int storage) {
+CSM_INLINE void csm_store_at(void *p, ptrdiff_t i, csm_vec a, const int storage) {
 #define CSM_STORE_HALVES(h) store_16((uint16_t *)p + i, narrow_own_##h(a));
     (void)storage;
     CSM_BY_STORAGE(CSM_STORE_HALVES, v_store((csm_real *)p + i, a);)
 }
 
-CSM_INLINE csm_vec csm_load_n_from(const void *p, ptrdiff_t i, ptrdiff_t n, csm_real fill, const int storage) {
+CSM_INLINE csm_vec csm_load_n_at(const void *p, ptrdiff_t i, ptrdiff_t n, csm_real fill, const int storage) {
     csm_real lanes[VL];
 #define CSM_LOAD_N_HALVES(h) v_store(lanes, widen_##h(load_n_16((const uint16_t *)p + i, n)));
     (void)storage;
@@ -91,7 +91,7 @@ CSM_INLINE csm_vec csm_load_n_from(const void *p, ptrdiff_t i, ptrdiff_t n, csm_
     return v_load_n(lanes, n, fill);
 }
 
-CSM_INLINE void csm_store_n_to(void *p, ptrdiff_t i, ptrdiff_t n, csm_vec a, const int storage) {
+CSM_INLINE void csm_store_n_at(void *p, ptrdiff_t i, ptrdiff_t n, csm_vec a, const int storage) {
 #define CSM_STORE_N_HALVES(h) store_n_16((uint16_t *)p + i, n, narrow_own_##h(a));
     (void)storage;
     CSM_BY_STORAGE(CSM_STORE_N_HALVES, v_store_n((csm_real *)p + i, n, a);)
@@ -102,7 +102,7 @@ typedef struct {
     csm_vec first, second;
 } csm_pair;
 
-CSM_INLINE csm_pair csm_load_pair_from(const void *p, ptrdiff_t i, const int storage) {
+CSM_INLINE csm_pair csm_load_pair_at(const void *p, ptrdiff_t i, const int storage) {
     csm_pair a;
 #if CSM_BITS == 32 && defined(CSM_HAS_16)
     if (storage == CSM_BF16) {
@@ -110,20 +110,20 @@ CSM_INLINE csm_pair csm_load_pair_from(const void *p, ptrdiff_t i, const int sto
         return a;
     }
 #endif
-    a.first = csm_load_from(p, i, storage);
-    a.second = csm_load_from(p, i + VL, storage);
+    a.first = csm_load_at(p, i, storage);
+    a.second = csm_load_at(p, i + VL, storage);
     return a;
 }
 
-CSM_INLINE void csm_store_pair_to(void *p, ptrdiff_t i, csm_pair a, const int storage) {
+CSM_INLINE void csm_store_pair_at(void *p, ptrdiff_t i, csm_pair a, const int storage) {
 #if CSM_BITS == 32 && defined(CSM_HAS_16)
     if (storage == CSM_BF16) {
         store_pair_bf16((uint16_t *)p + i, a.first, a.second);
         return;
     }
 #endif
-    csm_store_to(p, i, a.first, storage);
-    csm_store_to(p, i + VL, a.second, storage);
+    csm_store_at(p, i, a.first, storage);
+    csm_store_at(p, i + VL, a.second, storage);
 }
 
 /* ---------------------------------------------------------------- contiguous runs of 16-bit floats, any n */

@@ -120,10 +120,10 @@ CSM_INLINE void csm_dot_split_lanes(v_f64 sum, v_f64 lost, double scale, csm_rea
 }
 
 /* The sums of VL64 columns, to *high and *low (OUT), from "count" of the rows that csm_dot_store has written, the first
- * of them at sums (IN). The count is a power of two, at most LANES. */
+ * of them at sums (IN). The count is a power of two, at most ACCUMULATORS. */
 CSM_INLINE void csm_dot_columns(const double *sums, ptrdiff_t rows, ptrdiff_t across, int count, v_f64 *high,
                                 v_f64 *low) {
-    v_f64 sum[LANES], lost[LANES];
+    v_f64 sum[ACCUMULATORS], lost[ACCUMULATORS];
     for (int i = 0; i < count; i++) {
         sum[i] = load_f64(sums + i * across);
         lost[i] = CSM_BITS == 64 ? load_f64(sums + (rows + i) * across) : set1_f64(0);

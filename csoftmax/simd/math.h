@@ -29,7 +29,7 @@ CSM_INLINE v_f64 csm_pattern(uint64_t bits) {
 }
 
 /* How the range is reduced: with the maximum of the row, one for all lanes; with a maximum for each lane; directly. */
-enum { EXP_ROW, EXP_LANES, EXP_FAR };
+enum { EXP_SHARED, EXP_SHARED_LANES, EXP_DIRECT };
 enum { EXP_BIAS_f32 = 24, EXP_BIAS_f64 = 54 };
 #define EXP_SCALE_f32 0x1p24f
 #define EXP_SCALE_f64 0x1p54
@@ -185,10 +185,10 @@ CSM_EXP_TABLES(f64, double, 48)
     }                                                                                                        \
     CSM_INLINE v_##T exp_##T(v_##T x, v_##T d, csm_shift_##T s, const int how) {                             \
         const v_##T z = fma_##T(d, set1_##T((R)EXP_LOG2E), set1_##T((R)EXP_MAGIC_##T));                      \
-        const v_##T k = sub_##T(z, how == EXP_FAR ? set1_##T((R)EXP_MAGIC_##T) : s.magic);                   \
-        const v_##T r = fnma_##T(k, set1_##T(EXP_LN2_HI_##T), how == EXP_FAR ? d : x);                       \
-        const v_##T g = how == EXP_FAR   ? add_##T(r, csm_exp_add_lack_##T(x, z))                            \
-                        : how == EXP_ROW ? sub_##T(r, csm_exp_sub_lack_row_##T(s.center, z))                 \
+        const v_##T k = sub_##T(z, how == EXP_DIRECT ? set1_##T((R)EXP_MAGIC_##T) : s.magic);                   \
+        const v_##T r = fnma_##T(k, set1_##T(EXP_LN2_HI_##T), how == EXP_DIRECT ? d : x);                       \
+        const v_##T g = how == EXP_DIRECT   ? add_##T(r, csm_exp_add_lack_##T(x, z))                            \
+                        : how == EXP_SHARED ? sub_##T(r, csm_exp_sub_lack_row_##T(s.center, z))                 \
                                          : sub_##T(r, csm_exp_sub_lack_##T(s.center, z));                    \
         const v_##T f = fnma_##T(k, set1_##T(EXP_LN2_LO_##T), g);                                            \
         const v_##T q = EXP_Q_##T(f, g, k);                                                                  \

@@ -4,10 +4,10 @@
  *
  * Constants of the numerics are the same at every level, since the bits of results depend on them. A row is cut into
  * blocks of BLOCK elements, and those into subblocks of SUBBLOCK. Element i of a subblock is added to accumulator
- * i % LANES, and accumulators are folded by halving. Those of each subblock start at zero and are added to those of the
- * block, so that no chain of additions is longer than eight. Blocks of up to SHORT elements are folded in the module's
- * precision, longer ones in higher precision. Derivatives take dot products as if in twice the precision (dot.h), but
- * for softmax's in rows of up to PLAIN elements.
+ * i % ACCUMULATORS, and accumulators are folded by halving. Those of each subblock start at zero and are added to those
+ * of the block, so that no chain of additions is longer than eight. Blocks of up to SHORT elements are folded in the
+ * module's precision, longer ones in higher precision. Derivatives take dot products as if in twice the precision
+ * (dot.h), but for softmax's in rows of up to PLAIN elements.
  */
 #ifndef CSOFTMAX_REAL_H
 #define CSOFTMAX_REAL_H
@@ -29,26 +29,26 @@ typedef CSM_T(csm_shift) csm_shift;
 enum { PLAIN = 32, SHORT = 64 };
 #if CSM_BITS == 32
 typedef float csm_real;
-enum { LANES = 16, BLOCK = 1024, SUBBLOCK = 128 };
+enum { ACCUMULATORS = 16, BLOCK = 1024, SUBBLOCK = 128 };
 #define CSM_TINY_SCALE 0x1p-100
 #define v_widen widen_f32
 #define v_narrow narrow_f32
 /* whether numbers carry a compensation term; a double has digits to spare for a result in single precision */
-enum { PAIRS = 0 };
+enum { COMPENSATED = 0 };
 #else
 typedef double csm_real;
-enum { LANES = 8, BLOCK = 512, SUBBLOCK = 64 };
+enum { ACCUMULATORS = 8, BLOCK = 512, SUBBLOCK = 64 };
 #define CSM_TINY_SCALE 0x1p-960
 #define v_widen load_f64
 #define v_narrow store_f64
-enum { PAIRS = 1 };
+enum { COMPENSATED = 1 };
 #endif
 #define EXP_SCALE ((double)CSM_T(EXP_SCALE))
 /* factors of exponentials travel scaled up by this, so that none is subnormal */
 #define CSM_FACTOR_SCALE 0x1p108
 
 /* VL lanes a vector of reals and VL64 a vector of doubles; NV vectors hold the accumulators */
-enum { VL = CSM_T(VL), NV = LANES / VL, QUARTER = LANES / 4, VL64 = VL_f64 };
+enum { VL = CSM_T(VL), NV = ACCUMULATORS / VL, QUARTER = ACCUMULATORS / 4, VL64 = VL_f64 };
 
 /* Tuning, which changes no bit. STEP: vectors that an unrolled step works on, enough to hide the latency of the
  * exponential and few enough for the registers. FUSED: whether there are registers to write one row while the next is
@@ -75,7 +75,7 @@ enum { STEP = NV > (int)CSM_STEP ? NV : (int)CSM_STEP, FUSED = CSM_FUSED, PREFET
 #define v_exp_shift_lanes CSM_T(exp_shift_lanes)
 #define v_exp_near CSM_T(exp_near)
 #define v_and_eq CSM_T(and_eq)
-#define v_sum_apart CSM_T(add_or_count)
+#define v_add_or_count CSM_T(add_or_count)
 #define v_select_lt CSM_T(select_lt)
 #define v_select_bytes CSM_T(select_bytes)
 #define v_hadd CSM_T(hadd)

@@ -96,8 +96,8 @@ CSM_INLINE uint32_t csm_bits_of(float x) {
     return bits;
 }
 
-/* The level's header is the one that the build names (the table of levels is csoftmax/runtime/levels.py); by default that of
- * what every CPU of the architecture has. */
+/* The level's header is the one that the build names (csoftmax/runtime/levels.py has the table of levels); by default
+ * that of what every CPU of the architecture has. */
 #if defined(CSM_SIMD_HEADER)
 #include CSM_SIMD_HEADER
 #elif defined(__SSE2__) || defined(_M_X64)

@@ -10,7 +10,6 @@ import pytest
 import setuptools
 from setuptools.command.build_ext import build_ext
 
-import csoftmax
 from csoftmax.runtime import levels as table
 
 SETUP = Path(__file__).parents[2] / "setup.py"
