@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from csoftmax.api import derivative, forward, loss
+import csoftmax.api.derivative as derivative
+import csoftmax.api.forward as forward
+import csoftmax.api.loss as loss
 from csoftmax.plan import errors as _advice
 from csoftmax.plan import plan as _plan
 from csoftmax.plan import strategy as _strategy

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from conftest import LEVELS
 
-from csoftmax import _levels
+from csoftmax.runtime import levels as table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # plain C is the header of no level here, but of the baseline elsewhere
-HEADERS = {level.name: (level.header, level.flags) for level in _levels.LEVELS if level.name in LEVELS}
+HEADERS = {level.name: (level.header, level.flags) for level in table.LEVELS if level.name in LEVELS}
 HEADERS["scalar"] = ("scalar.h", ())
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="takes a compiler with the options of gcc")
+pytestmark = pytest.mark.posix("takes a compiler with the options of gcc")
 
 
 @pytest.mark.parametrize("bits", [32, 64])
