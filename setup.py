@@ -87,7 +87,8 @@ def modules():
     """The extensions that Cython translates, the kernels last, for all levels and precisions."""
     yield extension("_cyutility", ["csoftmax/_cyutility.c"])
     yield extension("runtime.core", ["csoftmax/runtime/core.pyx", "csoftmax/runtime/pool.c"])
-    for name in ("runtime.dispatch", "plan.strategy", "plan.plan", "_capi", "api.keywords"):
+    plan = [f"plan.{name}" for name in ("arguments", "losses", "operations", "plan", "strategy", "targets")]
+    for name in ("runtime.dispatch", *plan, "_capi", "api.keywords"):
         yield extension(name, [f"csoftmax/{name.replace('.', '/')}.pyx"])
     # plain Python, compiled because a call of a Python function costs half as much as a small softmax
     for name in () if COVERAGE else ("api.forward", "api.derivative", "api.loss"):

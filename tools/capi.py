@@ -16,7 +16,7 @@ WIDTH = 120
 HEADER_WIDTH = 110
 RECORD = "tests/capi/signatures.txt"
 BEGIN, END = "tools/capi.py writes from here", "tools/capi.py writes to here"
-# What the types of arrays are in memview.pxd, and in the functions behind it.
+# What the types of arrays are in memview.pxd, and in the functions that it calls.
 FUSED = {"T": "floating", "L": "floating"}
 VOID = {"T": "void", "L": "void", "int64_t": "void"}
 
@@ -207,7 +207,7 @@ def signature(name, parameters, tail=""):
 
 
 def by_bytes(function):
-    """Return the parameters of the function behind memview.pxd: untyped arrays, whose strides count bytes."""
+    """Return the parameters of the function that memview.pxd calls: untyped arrays, whose strides count bytes."""
     return ["ptrdiff_t size", *function.c_parameters(VOID)]
 
 

@@ -1,11 +1,12 @@
 """Products with the Jacobians of softmax and log_softmax, and softmax's Jacobian itself."""
 
 from csoftmax.api.keywords import explained
-from csoftmax.plan import plan as _plan
+from csoftmax.plan import operations
+from csoftmax.plan.jacobian import jacobian
 
-_SOFTMAX_GRAD = _plan.OPERATIONS["softmax_grad"]
-_LOG_SOFTMAX_VJP = _plan.OPERATIONS["log_softmax_vjp"]
-_LOG_SOFTMAX_JVP = _plan.OPERATIONS["log_softmax_jvp"]
+_SOFTMAX_GRAD = operations.OPERATIONS["softmax_grad"]
+_LOG_SOFTMAX_VJP = operations.OPERATIONS["log_softmax_vjp"]
+_LOG_SOFTMAX_JVP = operations.OPERATIONS["log_softmax_jvp"]
 
 
 def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, where=None, out=None):
@@ -56,7 +57,7 @@ def softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, where=Non
     >>> softmax_backward([1.0, 0.0, 0.0], p)
     array([ 0.08192507, -0.02203304, -0.05989202])
     """
-    return _plan.backward(_SOFTMAX_GRAD, grad_output, output, axis, temperature, where, out, "grad_output")
+    return operations.backward(_SOFTMAX_GRAD, grad_output, output, axis, temperature, where, out, "grad_output")
 
 
 def softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, out=None):
@@ -91,7 +92,7 @@ def softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, out=No
     >>> softmax_jvp([1.0, 1.0, 1.0], softmax([1.0, 2.0, 3.0])).round(12) + 0.0
     array([0., 0., 0.])
     """
-    return _plan.backward(_SOFTMAX_GRAD, tangent, output, axis, temperature, where, out, "tangent")
+    return operations.backward(_SOFTMAX_GRAD, tangent, output, axis, temperature, where, out, "tangent")
 
 
 def log_softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, where=None, out=None):
@@ -126,7 +127,7 @@ def log_softmax_backward(grad_output, output, axis=-1, *, temperature=1.0, where
     >>> log_softmax_backward([1.0, 0.0, 0.0], log_softmax([1.0, 2.0, 3.0]))
     array([ 0.90996943, -0.24472847, -0.66524096])
     """
-    return _plan.backward(_LOG_SOFTMAX_VJP, grad_output, output, axis, temperature, where, out, "grad_output")
+    return operations.backward(_LOG_SOFTMAX_VJP, grad_output, output, axis, temperature, where, out, "grad_output")
 
 
 def log_softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, out=None):
@@ -162,7 +163,7 @@ def log_softmax_jvp(tangent, output, axis=-1, *, temperature=1.0, where=None, ou
     >>> log_softmax_jvp([1.0, 0.0, 0.0], log_softmax([1.0, 2.0, 3.0]))
     array([ 0.90996943, -0.09003057, -0.09003057])
     """
-    return _plan.backward(_LOG_SOFTMAX_JVP, tangent, output, axis, temperature, where, out, "tangent")
+    return operations.backward(_LOG_SOFTMAX_JVP, tangent, output, axis, temperature, where, out, "tangent")
 
 
 def softmax_jacobian(output, axis=-1, *, out=None):
@@ -198,7 +199,7 @@ def softmax_jacobian(output, axis=-1, *, out=None):
     array([[ 0.25, -0.25],
            [-0.25,  0.25]])
     """
-    return _plan.jacobian(output, axis, out)
+    return jacobian(output, axis, out)
 
 # a call with a keyword of another library is told what it is called here
 softmax_backward, softmax_jvp, log_softmax_backward, log_softmax_jvp, softmax_jacobian = explained(

@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike
 import csoftmax.api.derivative as derivative
 import csoftmax.api.forward as forward
 import csoftmax.api.loss as loss
+import csoftmax.plan.losses as _losses
+import csoftmax.plan.operations as _operations
+import csoftmax.plan.strategy as _strategy
 from csoftmax.plan import errors as _advice
-from csoftmax.plan import plan as _plan
-from csoftmax.plan import strategy as _strategy
 
 _FORWARD = ("softmax", "log_softmax", "logsumexp")
 # Of the derivatives: the plan's operation, and what it calls the first array.
@@ -21,8 +22,8 @@ _BACKWARD = {
     "log_softmax_backward": ("log_softmax_vjp", "grad_output"),
     "log_softmax_jvp": ("log_softmax_jvp", "tangent"),
 }
-_LOSSES = {"cross_entropy": False, "cross_entropy_with_grad": True}
-_OPERATIONS = [*_FORWARD, *_BACKWARD, *_LOSSES]
+_WITH_GRADIENT = {"cross_entropy": False, "cross_entropy_with_grad": True}
+_OPERATIONS = [*_FORWARD, *_BACKWARD, *_WITH_GRADIENT]
 
 
 def explain(operation: str, x: ArrayLike, axis: Any = -1, **options: Any) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _arguments(operation: str, x: ArrayLike, axis: Any, options: dict[str, Any])
     given = {"axis": axis} | options
     if operation in _BACKWARD:
         given = {"output": x} | given
-    if operation in _LOSSES and "target" not in given:
+    if operation in _WITH_GRADIENT and "target" not in given:
         given["target"] = _targets(x, axis)
     try:
         bound = signature.bind(x, **given)
@@ -119,13 +120,13 @@ def _ask(operation: str, arguments: dict[str, Any], told: dict[str, Any]) -> Non
     """Have the plan fill `told`; it fills nothing where there is nothing to do."""
     values = list(arguments.values())
     if operation == "logsumexp":
-        _plan.logsumexp(*values, told)
+        _operations.logsumexp(*values, told)
     elif operation in _FORWARD:
-        _plan.forward(_plan.OPERATIONS[operation], *values, told)
+        _operations.forward(_operations.OPERATIONS[operation], *values, told)
     elif operation in _BACKWARD:
         name, first = _BACKWARD[operation]
-        _plan.backward(_plan.OPERATIONS[name], *values, first, told)
+        _operations.backward(_operations.OPERATIONS[name], *values, first, told)
     else:
-        given = {"grad_output": None, "out": None} | arguments
-        order = ["logits", "target", "axis", "weight", "ignore_index", "label_smoothing", "reduction", "grad_output"]
-        _plan.cross_entropy(*(given[name] for name in order), given["out"], _LOSSES[operation], told)
+        order = ["logits", "target", "axis", "weight", "ignore_index", "label_smoothing", "reduction"]
+        gradient = (arguments["grad_output"], arguments["out"]) if _WITH_GRADIENT[operation] else None
+        _losses.cross_entropy(*(arguments[name] for name in order), gradient, told)

@@ -1,5 +1,5 @@
 # Makes C calls of those that forward.py makes.
 
-cimport csoftmax.plan.plan as _plan
+from csoftmax.plan cimport operations
 
 cdef int _SOFTMAX, _LOG_SOFTMAX

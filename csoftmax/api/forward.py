@@ -1,10 +1,10 @@
 """softmax, log_softmax and logsumexp."""
 
 from csoftmax.api.keywords import explained
-from csoftmax.plan import plan as _plan
+from csoftmax.plan import operations
 
-_SOFTMAX = _plan.OPERATIONS["softmax"]
-_LOG_SOFTMAX = _plan.OPERATIONS["log_softmax"]
+_SOFTMAX = operations.OPERATIONS["softmax"]
+_LOG_SOFTMAX = operations.OPERATIONS["log_softmax"]
 
 
 def softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None):
@@ -76,7 +76,7 @@ def softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None):
     >>> softmax([1.0, 2.0, 9.0], where=[True, True, False])
     array([0.26894142, 0.73105858, 0.        ])
     """
-    return _plan.forward(_SOFTMAX, x, axis, temperature, where, out, dtype)
+    return operations.forward(_SOFTMAX, x, axis, temperature, where, out, dtype)
 
 
 def log_softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None):
@@ -133,7 +133,7 @@ def log_softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, dtype=None
     >>> log_softmax([0.0, -50.0])
     array([-1.92874985e-22, -5.00000000e+01])
     """
-    return _plan.forward(_LOG_SOFTMAX, x, axis, temperature, where, out, dtype)
+    return operations.forward(_LOG_SOFTMAX, x, axis, temperature, where, out, dtype)
 
 
 def logsumexp(x, axis=-1, *, where=None, keepdims=False, out=None, dtype=None):
@@ -190,7 +190,7 @@ def logsumexp(x, axis=-1, *, where=None, keepdims=False, out=None, dtype=None):
     array([[1.09861229],
            [1.09861229]])
     """
-    return _plan.logsumexp(x, axis, where, keepdims, out, dtype)
+    return operations.logsumexp(x, axis, where, keepdims, out, dtype)
 
 # a call with a keyword of another library is told what it is called here
 softmax, log_softmax, logsumexp = explained(softmax, log_softmax, logsumexp)

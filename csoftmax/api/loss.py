@@ -1,7 +1,7 @@
 """Cross-entropy of logits, and its gradient."""
 
 from csoftmax.api.keywords import explained
-from csoftmax.plan import plan as _plan
+from csoftmax.plan import losses
 
 
 def cross_entropy(
@@ -77,9 +77,7 @@ def cross_entropy(
     >>> cross_entropy(logits, [0, 2], reduction="none")
     array([0.40760596, 0.09492296])
     """
-    return _plan.cross_entropy(
-        logits, target, axis, weight, ignore_index, label_smoothing, reduction, None, None, False
-    )
+    return losses.cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, reduction, None)
 
 
 def cross_entropy_with_grad(
@@ -134,9 +132,8 @@ def cross_entropy_with_grad(
     >>> grad
     array([[-0.33475904,  0.24472847,  0.09003057]])
     """
-    return _plan.cross_entropy(
-        logits, target, axis, weight, ignore_index, label_smoothing, reduction, grad_output, out, True
-    )
+    gradient = grad_output, out
+    return losses.cross_entropy(logits, target, axis, weight, ignore_index, label_smoothing, reduction, gradient)
 
 # a call with a keyword of another library is told what it is called here
 cross_entropy, cross_entropy_with_grad = explained(cross_entropy, cross_entropy_with_grad)

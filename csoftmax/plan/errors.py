@@ -241,6 +241,22 @@ def _target_cure(given: object, target: Array, shape: tuple[int, ...], axis: int
     return f"it fits axis={fits[0]}" if fits else ""
 
 
+def no_class(target: Array, classes: int, ignored: int) -> IndexError | None:
+    """Return the error for the first index that is neither a class nor ignored; None where every one is either."""
+    valid = ((target >= 0) & (target < classes)) | (target == ignored)
+    if valid.all():
+        return None
+    at, place = int(np.argmin(valid)), list(target.shape)
+    for d in reversed(range(target.ndim)):
+        at, place[d] = divmod(at, target.shape[d])
+    problem = f"target{place or ''} is {target[tuple(place)]}"
+    if classes == 0:
+        return IndexError(f"{problem}, but the logits have no classes: their class axis has length 0")
+    return IndexError(
+        f"{problem}, which is neither a class index from 0 to {classes - 1} nor ignore_index ({shown(ignored)})"
+    )
+
+
 # ------------------------------------------------------------------------------------------------------- keywords
 
 

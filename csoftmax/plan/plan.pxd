@@ -1,7 +1,17 @@
-# What the modules that users call ask of the plan: in C where they are compiled, else in Python.
+# From arrays to a problem, for the modules whose functions users call.
 
-cpdef forward(int operation, x, axis, temperature, where, out, dtype, dict explained=*)
+cimport numpy as cnp
 
-cpdef logsumexp(x, axis, where, keepdims, out, dtype, dict explained=*)
+from csoftmax.kernels.problem cimport Layout, Problem
+from csoftmax.plan.arguments cimport Axes
 
-cpdef backward(int operation, v, output, axis, temperature, where, out, name, dict explained=*)
+# A new array of the shape of `a`, in the memory order that NumPy's ufuncs give to what they make of it.
+cdef cnp.ndarray like(cnp.ndarray a, object dtype, cnp.ndarray mask=*)
+
+# The same without the reduced axes, or with them at length 1.
+cdef cnp.ndarray like_reduced(cnp.ndarray a, const Axes *axes, bint keepdims, object dtype)
+
+# Sets the operands of an initialised problem, its dimensions, those of `shaped`, and its strides. `operands`: for x, p,
+# y, mask, target, upstream and row_loss an array or None, which those at the end need not be told. The problem points
+# into `layout` where it has more than two dimensions, so that `layout` must outlive it.
+cdef int lay_out(Problem *problem, Layout *layout, cnp.ndarray shaped, const Axes *axes, list operands) except -1

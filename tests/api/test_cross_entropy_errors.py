@@ -53,6 +53,33 @@ def test_index_out_of_range_in_many_dimensions():
     refused(IndexError, naming("17", "0, 2, 1"), logits.transpose(3, 1, 2, 0), target.T, 1)
 
 
+VIEWS = {
+    "C": np.array,
+    "F": lambda a: np.array(a, order="F"),
+    "reversed": lambda a: a[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1],
+    "first axes merge": lambda a: np.repeat(a, 2, axis=2)[..., ::2],
+    "last axes merge": lambda a: np.repeat(a, 2, axis=0)[::2],
+    "none merge": lambda a: np.repeat(np.repeat(a, 2, axis=1), 3, axis=2)[:, ::2, ::3],
+    "one for all": lambda a: np.broadcast_to(a[:, :1], a.shape),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_targets_of_any_strides_are_checked_and_weighed_as_a_contiguous_copy(view, rng):
+    """Sums of weights too, whose last bits depend on the order of the targets."""
+    weight = rng.random(5) * 10.0 ** rng.integers(-8, 8, 5)
+    logits = rng.standard_normal((3, 4, 1, 5))
+    target = VIEWS[view](rng.integers(-1, 5, (3, 4, 1)))
+    options = {"weight": weight, "ignore_index": -1}
+    want = csoftmax.cross_entropy(logits, target.copy(), **options)
+    assert csoftmax.cross_entropy(logits, target, **options) == want
+    for place in np.ndindex(target.shape):
+        if view != "one for all":
+            bad = VIEWS[view](np.array(target))
+            bad[place] = 5
+            refused(IndexError, rf"target\[{place[0]}, {place[1]}, 0\] is 5", logits, bad, **options)
+
+
 def test_index_out_of_range_far_into_a_large_batch():
     logits = np.zeros((50000, 3))
     target = np.zeros(50000, int)
