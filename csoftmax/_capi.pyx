@@ -55,41 +55,12 @@ cdef struct Strided:
     Py_ssize_t step               # from element to element; 0 where a row has one
 
 
-cdef struct Classes:
-    Strided index                 # int64
-    int64_t ignore_index
-
-
-cdef struct Gradient:
-    Strided dx                    # without data: the gradient is not wanted
-    double scale
-
-
-cdef inline Strided strided(const void *data, Py_ssize_t row, Py_ssize_t step, Py_ssize_t size) noexcept nogil:
+cdef inline void set_strided(Strided *a, const void *data, Py_ssize_t row, Py_ssize_t step,
+                             Py_ssize_t size) noexcept nogil:
     """An array whose strides count `size` bytes."""
-    cdef Strided a
     a.data = <char *> data
     a.row = row * size
     a.step = step * size
-    return a
-
-
-cdef inline Classes classes(Strided index, int64_t ignore_index) noexcept nogil:
-    cdef Classes target
-    target.index = index
-    target.ignore_index = ignore_index
-    return target
-
-
-cdef inline Gradient gradient(Strided dx, double scale) noexcept nogil:
-    cdef Gradient wanted
-    wanted.dx = dx
-    wanted.scale = scale
-    return wanted
-
-
-cdef inline Gradient no_gradient() noexcept nogil:
-    return gradient(strided(NULL, 0, 0, 1), 1)
 
 
 cdef inline int reals_of(Py_ssize_t size) noexcept nogil:
@@ -114,9 +85,9 @@ cdef inline void set_array(View *o, int storage, const Strided *a) noexcept nogi
     set_view(o, storage, a.data, a.row, a.step)
 
 
-cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, Strided x, Strided y,
+cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const Strided *a,
                  double temperature) noexcept nogil:
-    """Probabilities, their logarithms, or one logsumexp a row."""
+    """Probabilities, their logarithms, or one logsumexp a row. IN/OUT `a`: x and y."""
     cdef Problem problem
     cdef double nothing = -INFINITY
     cdef Strided one
@@ -125,69 +96,70 @@ cdef int forward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, Stri
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_array(&problem.x, storage, &x)
+    set_array(&problem.x, storage, &a[0])
     if n == 0 and operation == LOGSUMEXP:
-        one = strided(&nothing, 0, 0, 1)
+        set_strided(&one, &nothing, 0, 0, 1)
         set_array(&problem.x, CSM_F64, &one)
         set_rows(&problem, rows, 1)
-    set_array(&problem.y, storage, &y)
+    set_array(&problem.y, storage, &a[1])
     status = run(&problem)
     leave_mode(caller_mode)
     return status
 
 
-cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, Strided dy, Strided y, Strided dx,
+cdef int backward(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const Strided *a,
                   double temperature) noexcept nogil:
-    """The product of each row's Jacobian and dy, from the forward's result y."""
+    """The product of each row's Jacobian and dy, from the forward's result y. IN/OUT `a`: dy, y and dx."""
     cdef Problem problem
     cdef unsigned long long caller_mode = enter_mode()
     cdef int status = begin(&problem, operation, storage, rows, n, temperature)
     if status != CSM_OK:
         leave_mode(caller_mode)
         return status
-    set_array(&problem.x, storage, &dy)
-    set_array(&problem.p, storage, &y)
-    set_array(&problem.y, storage, &dx)
+    set_array(&problem.x, storage, &a[0])
+    set_array(&problem.p, storage, &a[1])
+    set_array(&problem.y, storage, &a[2])
     status = run(&problem)
     leave_mode(caller_mode)
     return status
 
 
-cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, Strided x, Classes target, Strided loss,
-                 Gradient wanted) noexcept nogil:
-    """One loss a row, and its gradient if there is a place for it."""
+cdef int loss_of(int operation, int storage, Py_ssize_t rows, Py_ssize_t n, const Strided *a, int64_t ignore_index,
+                 double scale) noexcept nogil:
+    """One loss a row, and its gradient times `scale`. IN/OUT `a`: x, target, loss and, for the gradient, dx."""
     cdef Problem problem
     cdef unsigned long long caller_mode
     cdef int loss_storage = CSM_F64 if storage == CSM_F64 else CSM_F32
     cdef int status = begin(&problem, operation, storage, rows, n, 1)
     cdef Py_ssize_t i
     if status == CSM_OK:
-        status = check_classes(rows, n, &target)
+        status = check_classes(rows, n, &a[1], ignore_index)
     if status != CSM_OK:
         return status
-    set_array(&problem.x, storage, &x)
-    set_array(&problem.y, storage, &wanted.dx)
-    set_array(&problem.target, CSM_I64, &target.index)
-    set_array(&problem.row_loss, loss_storage, &loss)
+    set_array(&problem.x, storage, &a[0])
+    set_array(&problem.target, CSM_I64, &a[1])
+    set_array(&problem.row_loss, loss_storage, &a[2])
+    if operation == CROSS_ENTROPY_GRAD:
+        set_array(&problem.y, storage, &a[3])
     if n == 0:
         for i in range(rows):
-            memset(loss.data + i * loss.row, 0, item_size(loss_storage))
-    problem.loss.ignore_index = target.ignore_index
+            memset(a[2].data + i * a[2].row, 0, item_size(loss_storage))
+    problem.loss.ignore_index = ignore_index
     problem.loss.indices = True
-    problem.loss.scale = wanted.scale
+    problem.loss.scale = scale
     caller_mode = enter_mode()
     status = run(&problem)
     leave_mode(caller_mode)
     return status
 
 
-cdef int check_classes(Py_ssize_t rows, Py_ssize_t n, const Classes *target) noexcept nogil:
+cdef int check_classes(Py_ssize_t rows, Py_ssize_t n, const Strided *target, int64_t ignore_index) noexcept nogil:
     """CSM_BAD_TARGET if one of the targets is neither a class nor ignored."""
     cdef Py_ssize_t i
     cdef long long index
     for i in range(rows):
-        index = load_index(CSM_I64, target.index.data + i * target.index.row)
-        if index != target.ignore_index and not 0 <= index < n:
+        index = load_index(CSM_I64, target.data + i * target.row)
+        if index != ignore_index and not 0 <= index < n:
             return CSM_BAD_TARGET
     return CSM_OK
 
@@ -249,303 +221,370 @@ cdef bint run_by_blocks(const Problem *problem, const Kernels *kernels, char *sc
 cdef int softmax_f32 "csm_softmax_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        SOFTMAX, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)), strided(y, y_row, y_step, sizeof(float)),
-        temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(float))
+    set_strided(&a[1], y, y_row, y_step, sizeof(float))
+    return forward(SOFTMAX, CSM_F32, rows, n, a, temperature)
 
 cdef int log_softmax_f32 "csm_log_softmax_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        LOG_SOFTMAX, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)),
-        strided(y, y_row, y_step, sizeof(float)), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(float))
+    set_strided(&a[1], y, y_row, y_step, sizeof(float))
+    return forward(LOG_SOFTMAX, CSM_F32, rows, n, a, temperature)
 
 cdef int logsumexp_f32 "csm_logsumexp_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, float *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(
-        LOGSUMEXP, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)), strided(y, y_row, 0, sizeof(float)), 1)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(float))
+    set_strided(&a[1], y, y_row, 0, sizeof(float))
+    return forward(LOGSUMEXP, CSM_F32, rows, n, a, 1)
 
 cdef int softmax_backward_f32 "csm_softmax_backward_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
         ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        SOFTMAX_GRAD, CSM_F32, rows, n, strided(dy, dy_row, dy_step, sizeof(float)),
-        strided(y, y_row, y_step, sizeof(float)), strided(dx, dx_row, dx_step, sizeof(float)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(float))
+    set_strided(&a[1], y, y_row, y_step, sizeof(float))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(float))
+    return backward(SOFTMAX_GRAD, CSM_F32, rows, n, a, temperature)
 
 cdef int log_softmax_backward_f32 "csm_log_softmax_backward_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
         ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_VJP, CSM_F32, rows, n, strided(dy, dy_row, dy_step, sizeof(float)),
-        strided(y, y_row, y_step, sizeof(float)), strided(dx, dx_row, dx_step, sizeof(float)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(float))
+    set_strided(&a[1], y, y_row, y_step, sizeof(float))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(float))
+    return backward(LOG_SOFTMAX_VJP, CSM_F32, rows, n, a, temperature)
 
 cdef int cross_entropy_f32 "csm_cross_entropy_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(float)), no_gradient())
+    cdef Strided a[3]
+    set_strided(&a[0], x, x_row, x_step, sizeof(float))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(float))
+    return loss_of(CROSS_ENTROPY, CSM_F32, rows, n, a, ignore_index, 1)
 
 cdef int cross_entropy_with_grad_f32 "csm_cross_entropy_with_grad_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, float *dx, ptrdiff_t dx_row,
         ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY_GRAD, CSM_F32, rows, n, strided(x, x_row, x_step, sizeof(float)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(float)), gradient(strided(dx, dx_row, dx_step, sizeof(float)), scale))
+    cdef Strided a[4]
+    set_strided(&a[0], x, x_row, x_step, sizeof(float))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(float))
+    set_strided(&a[3], dx, dx_row, dx_step, sizeof(float))
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_F32, rows, n, a, ignore_index, scale)
 
 cdef int softmax_f64 "csm_softmax_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        SOFTMAX, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)), strided(y, y_row, y_step, sizeof(double)),
-        temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(double))
+    set_strided(&a[1], y, y_row, y_step, sizeof(double))
+    return forward(SOFTMAX, CSM_F64, rows, n, a, temperature)
 
 cdef int log_softmax_f64 "csm_log_softmax_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        LOG_SOFTMAX, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)),
-        strided(y, y_row, y_step, sizeof(double)), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(double))
+    set_strided(&a[1], y, y_row, y_step, sizeof(double))
+    return forward(LOG_SOFTMAX, CSM_F64, rows, n, a, temperature)
 
 cdef int logsumexp_f64 "csm_logsumexp_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, double *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(
-        LOGSUMEXP, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)), strided(y, y_row, 0, sizeof(double)), 1)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(double))
+    set_strided(&a[1], y, y_row, 0, sizeof(double))
+    return forward(LOGSUMEXP, CSM_F64, rows, n, a, 1)
 
 cdef int softmax_backward_f64 "csm_softmax_backward_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
         ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        SOFTMAX_GRAD, CSM_F64, rows, n, strided(dy, dy_row, dy_step, sizeof(double)),
-        strided(y, y_row, y_step, sizeof(double)), strided(dx, dx_row, dx_step, sizeof(double)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(double))
+    set_strided(&a[1], y, y_row, y_step, sizeof(double))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(double))
+    return backward(SOFTMAX_GRAD, CSM_F64, rows, n, a, temperature)
 
 cdef int log_softmax_backward_f64 "csm_log_softmax_backward_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
         ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_VJP, CSM_F64, rows, n, strided(dy, dy_row, dy_step, sizeof(double)),
-        strided(y, y_row, y_step, sizeof(double)), strided(dx, dx_row, dx_step, sizeof(double)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(double))
+    set_strided(&a[1], y, y_row, y_step, sizeof(double))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(double))
+    return backward(LOG_SOFTMAX_VJP, CSM_F64, rows, n, a, temperature)
 
 cdef int cross_entropy_f64 "csm_cross_entropy_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, double *loss, ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(double)), no_gradient())
+    cdef Strided a[3]
+    set_strided(&a[0], x, x_row, x_step, sizeof(double))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(double))
+    return loss_of(CROSS_ENTROPY, CSM_F64, rows, n, a, ignore_index, 1)
 
 cdef int cross_entropy_with_grad_f64 "csm_cross_entropy_with_grad_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, double *loss, ptrdiff_t loss_row, double *dx, ptrdiff_t dx_row,
         ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY_GRAD, CSM_F64, rows, n, strided(x, x_row, x_step, sizeof(double)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(double)), gradient(strided(dx, dx_row, dx_step, sizeof(double)), scale))
+    cdef Strided a[4]
+    set_strided(&a[0], x, x_row, x_step, sizeof(double))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(double))
+    set_strided(&a[3], dx, dx_row, dx_step, sizeof(double))
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_F64, rows, n, a, ignore_index, scale)
 
 cdef int softmax_f16 "csm_softmax_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        SOFTMAX, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
-        strided(y, y_row, y_step, sizeof(csm_f16)), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_f16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_f16))
+    return forward(SOFTMAX, CSM_F16, rows, n, a, temperature)
 
 cdef int log_softmax_f16 "csm_log_softmax_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        LOG_SOFTMAX, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
-        strided(y, y_row, y_step, sizeof(csm_f16)), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_f16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_f16))
+    return forward(LOG_SOFTMAX, CSM_F16, rows, n, a, temperature)
 
 cdef int logsumexp_f16 "csm_logsumexp_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_f16 *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(
-        LOGSUMEXP, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)), strided(y, y_row, 0, sizeof(csm_f16)),
-        1)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_f16))
+    set_strided(&a[1], y, y_row, 0, sizeof(csm_f16))
+    return forward(LOGSUMEXP, CSM_F16, rows, n, a, 1)
 
 cdef int softmax_backward_f16 "csm_softmax_backward_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        SOFTMAX_GRAD, CSM_F16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_f16)),
-        strided(y, y_row, y_step, sizeof(csm_f16)), strided(dx, dx_row, dx_step, sizeof(csm_f16)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(csm_f16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_f16))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(csm_f16))
+    return backward(SOFTMAX_GRAD, CSM_F16, rows, n, a, temperature)
 
 cdef int log_softmax_backward_f16 "csm_log_softmax_backward_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_VJP, CSM_F16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_f16)),
-        strided(y, y_row, y_step, sizeof(csm_f16)), strided(dx, dx_row, dx_step, sizeof(csm_f16)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(csm_f16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_f16))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(csm_f16))
+    return backward(LOG_SOFTMAX_VJP, CSM_F16, rows, n, a, temperature)
 
 cdef int cross_entropy_f16 "csm_cross_entropy_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(float)), no_gradient())
+    cdef Strided a[3]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_f16))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(float))
+    return loss_of(CROSS_ENTROPY, CSM_F16, rows, n, a, ignore_index, 1)
 
 cdef int cross_entropy_with_grad_f16 "csm_cross_entropy_with_grad_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, csm_f16 *dx, ptrdiff_t dx_row,
         ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY_GRAD, CSM_F16, rows, n, strided(x, x_row, x_step, sizeof(csm_f16)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(float)), gradient(strided(dx, dx_row, dx_step, sizeof(csm_f16)), scale))
+    cdef Strided a[4]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_f16))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(float))
+    set_strided(&a[3], dx, dx_row, dx_step, sizeof(csm_f16))
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_F16, rows, n, a, ignore_index, scale)
 
 cdef int softmax_bf16 "csm_softmax_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        SOFTMAX, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
-        strided(y, y_row, y_step, sizeof(csm_bf16)), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_bf16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_bf16))
+    return forward(SOFTMAX, CSM_BF16, rows, n, a, temperature)
 
 cdef int log_softmax_bf16 "csm_log_softmax_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y, ptrdiff_t y_row,
         ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        LOG_SOFTMAX, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
-        strided(y, y_row, y_step, sizeof(csm_bf16)), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_bf16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_bf16))
+    return forward(LOG_SOFTMAX, CSM_BF16, rows, n, a, temperature)
 
 cdef int logsumexp_bf16 "csm_logsumexp_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, csm_bf16 *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(
-        LOGSUMEXP, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
-        strided(y, y_row, 0, sizeof(csm_bf16)), 1)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_bf16))
+    set_strided(&a[1], y, y_row, 0, sizeof(csm_bf16))
+    return forward(LOGSUMEXP, CSM_BF16, rows, n, a, 1)
 
 cdef int softmax_backward_bf16 "csm_softmax_backward_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_bf16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        SOFTMAX_GRAD, CSM_BF16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_bf16)),
-        strided(y, y_row, y_step, sizeof(csm_bf16)), strided(dx, dx_row, dx_step, sizeof(csm_bf16)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(csm_bf16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_bf16))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(csm_bf16))
+    return backward(SOFTMAX_GRAD, CSM_BF16, rows, n, a, temperature)
 
 cdef int log_softmax_backward_bf16 "csm_log_softmax_backward_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_bf16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_VJP, CSM_BF16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_bf16)),
-        strided(y, y_row, y_step, sizeof(csm_bf16)), strided(dx, dx_row, dx_step, sizeof(csm_bf16)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(csm_bf16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_bf16))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(csm_bf16))
+    return backward(LOG_SOFTMAX_VJP, CSM_BF16, rows, n, a, temperature)
 
 cdef int cross_entropy_bf16 "csm_cross_entropy_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(float)), no_gradient())
+    cdef Strided a[3]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_bf16))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(float))
+    return loss_of(CROSS_ENTROPY, CSM_BF16, rows, n, a, ignore_index, 1)
 
 cdef int cross_entropy_with_grad_bf16 "csm_cross_entropy_with_grad_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *x, ptrdiff_t x_row, ptrdiff_t x_step, const int64_t *target,
         ptrdiff_t target_row, int64_t ignore_index, float *loss, ptrdiff_t loss_row, csm_bf16 *dx, ptrdiff_t dx_row,
         ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY_GRAD, CSM_BF16, rows, n, strided(x, x_row, x_step, sizeof(csm_bf16)),
-        classes(strided(target, target_row, 0, sizeof(int64_t)), ignore_index),
-        strided(loss, loss_row, 0, sizeof(float)), gradient(strided(dx, dx_row, dx_step, sizeof(csm_bf16)), scale))
+    cdef Strided a[4]
+    set_strided(&a[0], x, x_row, x_step, sizeof(csm_bf16))
+    set_strided(&a[1], target, target_row, 0, sizeof(int64_t))
+    set_strided(&a[2], loss, loss_row, 0, sizeof(float))
+    set_strided(&a[3], dx, dx_row, dx_step, sizeof(csm_bf16))
+    return loss_of(CROSS_ENTROPY_GRAD, CSM_BF16, rows, n, a, ignore_index, scale)
 
 cdef int log_softmax_jvp_f32 "csm_log_softmax_jvp_f32"(
         ptrdiff_t rows, ptrdiff_t n, const float *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const float *y,
         ptrdiff_t y_row, ptrdiff_t y_step, float *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_JVP, CSM_F32, rows, n, strided(dy, dy_row, dy_step, sizeof(float)),
-        strided(y, y_row, y_step, sizeof(float)), strided(dx, dx_row, dx_step, sizeof(float)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(float))
+    set_strided(&a[1], y, y_row, y_step, sizeof(float))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(float))
+    return backward(LOG_SOFTMAX_JVP, CSM_F32, rows, n, a, temperature)
 
 cdef int log_softmax_jvp_f64 "csm_log_softmax_jvp_f64"(
         ptrdiff_t rows, ptrdiff_t n, const double *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const double *y,
         ptrdiff_t y_row, ptrdiff_t y_step, double *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_JVP, CSM_F64, rows, n, strided(dy, dy_row, dy_step, sizeof(double)),
-        strided(y, y_row, y_step, sizeof(double)), strided(dx, dx_row, dx_step, sizeof(double)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(double))
+    set_strided(&a[1], y, y_row, y_step, sizeof(double))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(double))
+    return backward(LOG_SOFTMAX_JVP, CSM_F64, rows, n, a, temperature)
 
 cdef int log_softmax_jvp_f16 "csm_log_softmax_jvp_f16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_f16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_f16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_f16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_JVP, CSM_F16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_f16)),
-        strided(y, y_row, y_step, sizeof(csm_f16)), strided(dx, dx_row, dx_step, sizeof(csm_f16)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(csm_f16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_f16))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(csm_f16))
+    return backward(LOG_SOFTMAX_JVP, CSM_F16, rows, n, a, temperature)
 
 cdef int log_softmax_jvp_bf16 "csm_log_softmax_jvp_bf16"(
         ptrdiff_t rows, ptrdiff_t n, const csm_bf16 *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const csm_bf16 *y,
         ptrdiff_t y_row, ptrdiff_t y_step, csm_bf16 *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_JVP, CSM_BF16, rows, n, strided(dy, dy_row, dy_step, sizeof(csm_bf16)),
-        strided(y, y_row, y_step, sizeof(csm_bf16)), strided(dx, dx_row, dx_step, sizeof(csm_bf16)), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, sizeof(csm_bf16))
+    set_strided(&a[1], y, y_row, y_step, sizeof(csm_bf16))
+    set_strided(&a[2], dx, dx_row, dx_step, sizeof(csm_bf16))
+    return backward(LOG_SOFTMAX_JVP, CSM_BF16, rows, n, a, temperature)
 
 cdef int memview_softmax "csm_memview_softmax"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step, void *y,
         ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        SOFTMAX, reals_of(size), rows, n, strided(x, x_row, x_step, 1), strided(y, y_row, y_step, 1), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, 1)
+    set_strided(&a[1], y, y_row, y_step, 1)
+    return forward(SOFTMAX, reals_of(size), rows, n, a, temperature)
 
 cdef int memview_log_softmax "csm_memview_log_softmax"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step, void *y,
         ptrdiff_t y_row, ptrdiff_t y_step, double temperature) noexcept nogil:
-    return forward(
-        LOG_SOFTMAX, reals_of(size), rows, n, strided(x, x_row, x_step, 1), strided(y, y_row, y_step, 1), temperature)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, 1)
+    set_strided(&a[1], y, y_row, y_step, 1)
+    return forward(LOG_SOFTMAX, reals_of(size), rows, n, a, temperature)
 
 cdef int memview_logsumexp "csm_memview_logsumexp"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step, void *y,
         ptrdiff_t y_row) noexcept nogil:
-    return forward(LOGSUMEXP, reals_of(size), rows, n, strided(x, x_row, x_step, 1), strided(y, y_row, 0, 1), 1)
+    cdef Strided a[2]
+    set_strided(&a[0], x, x_row, x_step, 1)
+    set_strided(&a[1], y, y_row, 0, 1)
+    return forward(LOGSUMEXP, reals_of(size), rows, n, a, 1)
 
 cdef int memview_softmax_backward "csm_memview_softmax_backward"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const void *y,
         ptrdiff_t y_row, ptrdiff_t y_step, void *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        SOFTMAX_GRAD, reals_of(size), rows, n, strided(dy, dy_row, dy_step, 1), strided(y, y_row, y_step, 1),
-        strided(dx, dx_row, dx_step, 1), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, 1)
+    set_strided(&a[1], y, y_row, y_step, 1)
+    set_strided(&a[2], dx, dx_row, dx_step, 1)
+    return backward(SOFTMAX_GRAD, reals_of(size), rows, n, a, temperature)
 
 cdef int memview_log_softmax_backward "csm_memview_log_softmax_backward"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const void *y,
         ptrdiff_t y_row, ptrdiff_t y_step, void *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_VJP, reals_of(size), rows, n, strided(dy, dy_row, dy_step, 1), strided(y, y_row, y_step, 1),
-        strided(dx, dx_row, dx_step, 1), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, 1)
+    set_strided(&a[1], y, y_row, y_step, 1)
+    set_strided(&a[2], dx, dx_row, dx_step, 1)
+    return backward(LOG_SOFTMAX_VJP, reals_of(size), rows, n, a, temperature)
 
 cdef int memview_cross_entropy "csm_memview_cross_entropy"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step,
         const void *target, ptrdiff_t target_row, int64_t ignore_index, void *loss, ptrdiff_t loss_row) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY, reals_of(size), rows, n, strided(x, x_row, x_step, 1),
-        classes(strided(target, target_row, 0, 1), ignore_index), strided(loss, loss_row, 0, 1), no_gradient())
+    cdef Strided a[3]
+    set_strided(&a[0], x, x_row, x_step, 1)
+    set_strided(&a[1], target, target_row, 0, 1)
+    set_strided(&a[2], loss, loss_row, 0, 1)
+    return loss_of(CROSS_ENTROPY, reals_of(size), rows, n, a, ignore_index, 1)
 
 cdef int memview_cross_entropy_with_grad "csm_memview_cross_entropy_with_grad"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, ptrdiff_t x_step,
         const void *target, ptrdiff_t target_row, int64_t ignore_index, void *loss, ptrdiff_t loss_row, void *dx,
         ptrdiff_t dx_row, ptrdiff_t dx_step, double scale) noexcept nogil:
-    return loss_of(
-        CROSS_ENTROPY_GRAD, reals_of(size), rows, n, strided(x, x_row, x_step, 1),
-        classes(strided(target, target_row, 0, 1), ignore_index), strided(loss, loss_row, 0, 1),
-        gradient(strided(dx, dx_row, dx_step, 1), scale))
+    cdef Strided a[4]
+    set_strided(&a[0], x, x_row, x_step, 1)
+    set_strided(&a[1], target, target_row, 0, 1)
+    set_strided(&a[2], loss, loss_row, 0, 1)
+    set_strided(&a[3], dx, dx_row, dx_step, 1)
+    return loss_of(CROSS_ENTROPY_GRAD, reals_of(size), rows, n, a, ignore_index, scale)
 
 cdef int memview_log_softmax_jvp "csm_memview_log_softmax_jvp"(
         ptrdiff_t size, ptrdiff_t rows, ptrdiff_t n, const void *dy, ptrdiff_t dy_row, ptrdiff_t dy_step, const void *y,
         ptrdiff_t y_row, ptrdiff_t y_step, void *dx, ptrdiff_t dx_row, ptrdiff_t dx_step,
         double temperature) noexcept nogil:
-    return backward(
-        LOG_SOFTMAX_JVP, reals_of(size), rows, n, strided(dy, dy_row, dy_step, 1), strided(y, y_row, y_step, 1),
-        strided(dx, dx_row, dx_step, 1), temperature)
+    cdef Strided a[3]
+    set_strided(&a[0], dy, dy_row, dy_step, 1)
+    set_strided(&a[1], y, y_row, y_step, 1)
+    set_strided(&a[2], dx, dx_row, dx_step, 1)
+    return backward(LOG_SOFTMAX_JVP, reals_of(size), rows, n, a, temperature)
 # tools/capi.py writes to here

@@ -49,10 +49,10 @@ class Array:
         kind = FUSED.get(self.type, self.type)
         return f"{'' if self.written else 'const '}{kind}[{', '.join(':' for _ in range(1 + self.step))}] {self.view}"
 
-    def operand(self, size):
-        """Return the call of _capi.pyx that makes an operand of it, whose strides count so many bytes."""
+    def setting(self, i, size):
+        """Return the line of _capi.pyx that makes it the function's array `i`; its strides count `size` bytes."""
         strides = f"{self.name}_row, {self.name + '_step' if self.step else 0}"
-        return f"strided({self.name}, {strides}, {size})"
+        return f"    set_strided(&a[{i}], {self.name}, {strides}, {size})"
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Function:
-    """An operation. `run` is how _capi.pyx computes it: a function, the kernels' operation, and the arguments, where
-    {name} is an array's operand.
-    """
+    """An operation. `run` is how _capi.pyx computes it: a function, the kernels' operation, and the numbers."""
 
     name: str
     version: int  # of the API, in which it came; 0: it is in memview.pxd alone
@@ -104,21 +102,20 @@ LOSS = Array("loss", "loss", written=True, type="L", step=False)
 def product(name, version, operation, tangent, result, says, same_as=""):
     """Return the function of a Jacobian's product with an array."""
     arrays = (Array("dy", tangent), Array("y", "output"), Array("dx", result, written=True))
-    run = ("backward", operation, "{dy}", "{y}", "{dx}", "temperature")
-    return Function(name, version, (*arrays, TEMPERATURE), run, says, same_as)
+    return Function(name, version, (*arrays, TEMPERATURE), ("backward", operation, "temperature"), says, same_as)
 
 
 TABLE = [
     Function(
-        "softmax", 1, (X, Y, TEMPERATURE), ("forward", "SOFTMAX", "{x}", "{y}", "temperature"),
+        "softmax", 1, (X, Y, TEMPERATURE), ("forward", "SOFTMAX", "temperature"),
         "Writes the softmax of each row of x / temperature.",
     ),
     Function(
-        "log_softmax", 1, (X, Y, TEMPERATURE), ("forward", "LOG_SOFTMAX", "{x}", "{y}", "temperature"),
+        "log_softmax", 1, (X, Y, TEMPERATURE), ("forward", "LOG_SOFTMAX", "temperature"),
         "Writes the logarithm of the softmax of each row of x / temperature.",
     ),
     Function(
-        "logsumexp", 1, (X, TOTAL), ("forward", "LOGSUMEXP", "{x}", "{y}", "1"),
+        "logsumexp", 1, (X, TOTAL), ("forward", "LOGSUMEXP", "1"),
         "Writes the logarithm of the sum of exponentials of each row; -inf where rows have no elements.",
     ),
     product(
@@ -131,13 +128,13 @@ TABLE = [
     ),
     Function(
         "cross_entropy", 1, (LOGITS, TARGET, IGNORE_INDEX, LOSS),
-        ("loss_of", "CROSS_ENTROPY", "{x}", "classes({target}, ignore_index)", "{loss}", "no_gradient()"),
+        ("loss_of", "CROSS_ENTROPY", "ignore_index", "1"),
         "Writes one loss a row: 0 where the target is ignore_index.",
     ),
     Function(
         "cross_entropy_with_grad", 1,
         (LOGITS, TARGET, IGNORE_INDEX, LOSS, Array("dx", "grad", written=True), Number("scale", "double", "1.0")),
-        ("loss_of", "CROSS_ENTROPY_GRAD", "{x}", "classes({target}, ignore_index)", "{loss}", "gradient({dx}, scale)"),
+        ("loss_of", "CROSS_ENTROPY_GRAD", "ignore_index", "scale"),
         "Writes one loss a row, and the gradient of each loss times scale (1 / rows: of their mean).",
     ),
     product(
@@ -245,10 +242,14 @@ def declarations():
 
 
 def definition(name, parameters, function, storage, size):
-    operands = {a.name: a.operand(size(a)) for a in function.arrays}
-    callee, operation, *arguments = function.run
-    given = [operation, storage, "rows", "n", *(argument.format(**operands) for argument in arguments)]
-    return [*signature(name, parameters, ":"), *bracketed(f"return {callee}", listed(given), "", "    ", "    "), ""]
+    callee, operation, *numbers = function.run
+    return [
+        *signature(name, parameters, ":"),
+        f"    cdef Strided a[{len(function.arrays)}]",
+        *(a.setting(i, size(a)) for i, a in enumerate(function.arrays)),
+        f"    return {callee}({', '.join([operation, storage, 'rows', 'n', 'a', *numbers])})",
+        "",
+    ]
 
 
 def definitions():
