@@ -89,9 +89,9 @@ cdef struct Count:
     const double *weight              # one a class, or NULL
     bint valid                        # every target so far is a class or ignored, as an int64
     Py_ssize_t unweighted             # how many targets count
-    double total                      # of their weights, and what its roundings lost
-    double lost
+    double total                      # of their weights
     Py_ssize_t unheard                # targets since Ctrl-C has been looked for
+    double lost                       # by its roundings; beside it, gcc would add to both as one vector, more slowly
 
 
 cdef double weight_of_indices(cnp.ndarray target, Py_ssize_t classes, object ignored,
@@ -171,7 +171,7 @@ cdef inline void count_stored(const int storage, const char *data, Py_ssize_t st
     cdef long long index, ignore = count.ignore
     cdef Py_ssize_t known = 0, ignored = 0, i
     cdef bint ignores_class = count.fits and <unsigned long long> ignore < classes
-    cdef double error
+    cdef double total = count.total, lost = count.lost, error
     for i in range(n):
         index = load_index(storage, data + i * stride)
         known += <unsigned long long> index < classes
@@ -183,7 +183,8 @@ cdef inline void count_stored(const int storage, const char *data, Py_ssize_t st
         for i in range(n):
             index = load_index(storage, data + i * stride)
             if <unsigned long long> index < classes and not (ignores_class and index == ignore):
-                two_sum(count.total, count.weight[index], &count.total, &error)
-                count.lost += error
+                two_sum(total, count.weight[index], &total, &error)
+                lost += error
+        count.total, count.lost = total, lost
     if known + (0 if ignores_class else ignored) != n:
         count.valid = False
