@@ -692,7 +692,7 @@ cdef void write(const Problem *problem, Py_ssize_t row, Py_ssize_t begin, Py_ssi
 cdef void set_loads(Kernels *level) noexcept:
     # OUT level.loads, from the table of operations.
     cdef int operation
-    for operation in range(OPERATIONS):
+    for operation in range(<int> OPERATIONS):
         level.loads[operation] = row_kernels[operation][<int> LOADED_FORM] != NULL
 
 
