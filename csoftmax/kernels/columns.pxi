@@ -58,6 +58,7 @@ cdef struct TileScratch:
     Py_ssize_t columns            # the width of the tile in whole vectors
     Py_ssize_t pitch
     Py_ssize_t group              # ROW_GROUP, for loops that the compiler is not to unroll
+    Py_ssize_t n                  # rows of the tile; what is known of it tells the compiler nothing of a block's
     bint direct_reduction         # some column needs the direct range reduction
     bint tiny                     # a factor of some column would be subnormal: "after" counts
     bint products                 # dot products are added in the precision of the reals (is_plain)
@@ -109,6 +110,7 @@ cdef inline void lay_tile(TileScratch *t, Py_ssize_t n, Py_ssize_t width, Scratc
     t.columns = whole_vectors(width)
     t.pitch = pitch
     t.group = ROW_GROUP
+    t.n = n
     t.direct_reduction = t.tiny = t.products = False
     t.top = scratch_doubles(scratch, pitch)
     t.log_sum = scratch_doubles(scratch, pitch)
@@ -557,7 +559,7 @@ cdef inline void short_tile(const ColumnTile *s, const TileScratch *t, const int
 
 cdef inline void column_sums(const ColumnTile *s, const TileScratch *t, const int operation,
                              const int what) noexcept nogil:
-    if s.n <= SHORT_TILE:
+    if t.n <= SHORT_TILE:
         short_tile(s, t, operation, what)
     elif what & PRODUCTS or s.n <= SHORT:
         few_rows(s, t, operation, what)
