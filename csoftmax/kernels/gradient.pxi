@@ -130,7 +130,8 @@ cdef inline void write_gradient(const real *g, const real *p, real *y, Py_ssize_
                                 bint stream, const int operation) noexcept nogil:
     # Results, from IN g[n] and p[n], to OUT y[n], which may be either of them, or past the caches.
     cdef Slope slope = slope_of(factors.inv_t, operation)
-    cdef Py_ssize_t i = 0, j, count, unroll = 2 if operation == LOG_SOFTMAX_VJP else 4
+    cdef Py_ssize_t i = 0, j
+    cdef vec first, second
     slope.dot = v_set1(factors.dot)
     slope.rest = v_set1(factors.rest)
     if stream and n >= 4 * VL:
@@ -139,17 +140,22 @@ cdef inline void write_gradient(const real *g, const real *p, real *y, Py_ssize_
         while i <= n - VL:
             v_stream(y + i, gradient(v_load(g + i), v_load(p + i), &slope, operation))
             i += VL
-    while i <= n - unroll * VL:
-        for j from 0 <= j < unroll * VL by VL:
+    while i <= n - 2 * VL:
+        for j from 0 <= j < 2 * VL by VL:
             prefetch(g + i + j + PREFETCH)
             prefetch(p + i + j + PREFETCH)
             prefetch_write(y + i + j + PREFETCH)
-            v_store(y + i + j, gradient(v_load(g + i + j), v_load(p + i + j), &slope, operation))
-        i += unroll * VL
-    while i < n:
-        count = lanes_left(n - i)
-        v_store_n(y + i, count, gradient(v_load_n(g + i, count, 0), v_load_n(p + i, count, 0), &slope, operation))
+        # Both are read before either is written: a load waits for a store just before it that looks as if it overlapped.
+        first = gradient(v_load(g + i), v_load(p + i), &slope, operation)
+        second = gradient(v_load(g + i + VL), v_load(p + i + VL), &slope, operation)
+        v_store(y + i, first)
+        v_store(y + i + VL, second)
+        i += 2 * VL
+    while i <= n - VL:
+        v_store(y + i, gradient(v_load(g + i), v_load(p + i), &slope, operation))
         i += VL
+    if i < n:
+        v_store_n(y + i, n - i, gradient(v_load_n(g + i, n - i, 0), v_load_n(p + i, n - i, 0), &slope, operation))
 
 
 # ------------------------------------------------------------------------------------- once an operation

@@ -210,4 +210,32 @@ CSM_INLINE void store_pair_bf16(uint16_t *p, v_f32 even, v_f32 odd) {
     _mm512_storeu_si512((void *)p, _mm512_ternarylogic_epi32(low, csm_round_bf16(odd), upper, 0xf8));
 }
 
+/* The generic code for this takes a third more of the time of short rows' derivatives. */
+#define CSM_HAS_FOUR 1
+CSM_INLINE void hadd_four_f32(v_f32 *r, float scale) {
+    v_f32 a[2];
+    for (int i = 0; i < 2; i++)
+        a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
+                            _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));
+    a[0] = _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x88), _mm512_shuffle_f32x4(a[0], a[1], 0xdd));
+    a[0] = _mm512_add_ps(a[0], _mm512_permute_ps(a[0], 0x4e));
+    a[0] = _mm512_mul_ps(_mm512_add_ps(a[0], _mm512_permute_ps(a[0], 0xb1)), _mm512_set1_ps(scale));
+    r[0] = _mm512_shuffle_f32x4(a[0], a[0], 0x00);
+    r[1] = _mm512_shuffle_f32x4(a[0], a[0], 0x55);
+    r[2] = _mm512_shuffle_f32x4(a[0], a[0], 0xaa);
+    r[3] = _mm512_shuffle_f32x4(a[0], a[0], 0xff);
+}
+CSM_INLINE void hadd_four_f64(v_f64 *r, double scale) {
+    v_f64 a[2];
+    for (int i = 0; i < 2; i++)
+        a[i] = _mm512_add_pd(_mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0x44),
+                            _mm512_shuffle_f64x2(r[2 * i], r[2 * i + 1], 0xee));
+    a[0] = _mm512_add_pd(_mm512_shuffle_f64x2(a[0], a[1], 0x88), _mm512_shuffle_f64x2(a[0], a[1], 0xdd));
+    a[0] = _mm512_mul_pd(_mm512_add_pd(a[0], _mm512_permute_pd(a[0], 0x55)), _mm512_set1_pd(scale));
+    r[0] = _mm512_shuffle_f64x2(a[0], a[0], 0x00);
+    r[1] = _mm512_shuffle_f64x2(a[0], a[0], 0x55);
+    r[2] = _mm512_shuffle_f64x2(a[0], a[0], 0xaa);
+    r[3] = _mm512_shuffle_f64x2(a[0], a[0], 0xff);
+}
+
 #endif /* CSOFTMAX_AVX512_H */

@@ -37,6 +37,7 @@
  *   CSM_HAS_BYTES      select_bytes_T
  *   CSM_HAS_HORIZONTAL hpair_T, hmax_T, all_lt_T, and four shuffles that hadd_rows_T and hadd_four_T are made of:
  *                      fold_T, in_order_T, swap_T, spread_T
+ *   CSM_HAS_FOUR       hadd_four_T, where what compilers make of the generic one is slower
  *   CSM_HAS_QUADS      the operations that transpose.h lists; levels of more than four floats a vector need them
  *   CSM_HAS_16         the conversions of 16-bit floats that convert.h lists
  *   CSM_HAS_LOOKUP     lookup_T, bits_lookup_T: tables of 16 entries, for math.h
@@ -243,7 +244,8 @@ CSM_REDUCE(f64, double, uint64_t, UINT64_C(0x7fffffffffffffff))
         for (int d = VL_##T / 2; d > 0; d /= 2)                                                              \
             for (int i = 0; i < d; i++) a[i] = fold_##T(a[2 * i], a[2 * i + 1], d);                          \
         return in_order_##T(a[0]);                                                                           \
-    }                                                                                                        \
+    }
+#define CSM_SUMS_OF_FOUR(T, R)                                                                               \
     CSM_INLINE void hadd_four_##T(v_##T *r, R scale) {                                                       \
         enum { TOGETHER = VL_##T < 4 ? VL_##T : 4 };                                                         \
         for (int first = 0; first < 4; first += TOGETHER) {                                                  \
@@ -263,12 +265,17 @@ CSM_REDUCE(f64, double, uint64_t, UINT64_C(0x7fffffffffffffff))
         R lanes[VL_##T];                                                                                     \
         for (int i = 0; i < VL_##T; i++) lanes[i] = hadd_##T(r[i]);                                          \
         return load_##T(lanes);                                                                              \
-    }                                                                                                        \
+    }
+#define CSM_SUMS_OF_FOUR(T, R)                                                                               \
     CSM_INLINE void hadd_four_##T(v_##T *r, R scale) {                                                       \
         for (int i = 0; i < 4; i++) r[i] = set1_##T(hadd_##T(r[i]) * scale);                                 \
     }
 #endif
 CSM_SUMS_OF_ROWS(f32, float)
 CSM_SUMS_OF_ROWS(f64, double)
+#if !defined(CSM_HAS_FOUR)
+CSM_SUMS_OF_FOUR(f32, float)
+CSM_SUMS_OF_FOUR(f64, double)
+#endif
 
 #endif /* CSOFTMAX_SIMD_H */
