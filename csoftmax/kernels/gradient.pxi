@@ -145,7 +145,7 @@ cdef inline void write_gradient(const real *g, const real *p, real *y, Py_ssize_
             prefetch(g + i + j + PREFETCH)
             prefetch(p + i + j + PREFETCH)
             prefetch_write(y + i + j + PREFETCH)
-        # Both are read before either is written: a load waits for a store just before it that looks as if it overlapped.
+        # Both are read before either is written: a load waits for a store just before it that seems to overlap with it.
         first = gradient(v_load(g + i), v_load(p + i), &slope, operation)
         second = gradient(v_load(g + i + VL), v_load(p + i + VL), &slope, operation)
         v_store(y + i, first)

@@ -250,13 +250,11 @@ cdef inline void packed_rows(const RowBatch *s, real *tile, const bint keep, con
             a = &group[g]
             first += a.count
             a.direct = shift_lanes(a.maxima, VL, s.t, a.origin, a.away, a.magic, a.center)
-        # nothing is called in this loop, so that its constants stay in registers
-        for g in range(groups):
-            if not group[g].direct:
-                group_exps(&group[g], s.n, s.t, False, keep, gathers)
         for g in range(groups):
             if group[g].direct:
                 direct_group_exps(&group[g], s.n, s.t, keep, gathers)
+            else:
+                group_exps(&group[g], s.n, s.t, False, keep, gathers)
         for g in range(groups):
             if gathers == SUM_AND_TIES:
                 group_logs(s, &group[g])
