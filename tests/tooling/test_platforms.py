@@ -27,7 +27,7 @@ ELSEWHERE = """
 import asyncio, importlib.abc, multiprocessing.pool, os, pathlib, platform, signal, subprocess, sys, urllib.request
 import hypothesis, matplotlib.image, mpmath, mypy.api, numpy, pytest, rich.progress, scipy.special, setuptools
 import sklearn.cluster, sklearn.datasets, threadpoolctl, zarr
-import csoftmax, csoftmax._cpus
+import csoftmax, csoftmax.runtime.cpus
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name in ABSENT:
