@@ -1,4 +1,4 @@
-# The kernels: compiled once a precision (CSM_BITS) and ISA level by the stubs in isa/.
+# The kernels: compiled once a precision (CSM_BITS) and ISA level by isa/kernel.pyx, whose C setup.py compiles for each.
 #
 # How a call goes through them:
 #
@@ -46,7 +46,7 @@
 #                    (simd/math.h)
 #   normalise        multiply an exponential by 1 / sum
 #   compensation     what a rounding has lost, as a second number ("rest", "low", "lost")
-#   form             how a batch's rows lie: packed, reals, 16-bit floats
+#   form             how a batch's rows lie: packed, reals, or loaded a block at a time (16-bit floats, masked reals)
 #
 # Comments name lengths in elements: IN x[n] is read, OUT y[n] written, IN OUT both. Scratch for exponentials, "e", has
 # rows of whole ACCUMULATORS.

@@ -1,5 +1,5 @@
-# From a problem to row batches and panels: finds the rows in memory, and stages through scratch what is not contiguous
-# native reals (16-bit floats, integers, strides, foreign byte order, masks).
+# From a problem to row batches and column tiles: finds the rows in memory, and stages through scratch what is not
+# contiguous native reals (16-bit floats, integers, strides, foreign byte order, masks).
 
 cdef enum:
     STAGE = 4096              # reals staged at a time, or one row
@@ -142,7 +142,7 @@ cdef void load_rows(const Problem *problem, const View *o, Py_ssize_t row, Py_ss
         gather_rows(problem, o, x, rows, dst)
         return
     mask = batch_at(problem, &problem.mask, row)
-    if is_contiguous(problem, o) and 0 <= step <= 1:
+    if is_contiguous(problem, o) and (<uintptr_t> x | <uintptr_t> o.row) % sizeof(real) == 0 and 0 <= step <= 1:
         if dense_rows(problem, o, sizeof(real)) and (pitch == 0 or step == 0):
             expand_mask(mask, pitch, step, rows, problem.n, expanded)
             mask = expanded

@@ -36,6 +36,7 @@ enum {
     STACK_BYTES = 1 << 20,       /* of a worker */
     LEAST_AWAKE = 2500,          /* ns of one thread's work that another thread is worth if it is awake ... */
     LEAST_ASLEEP = 10000,        /* ... and if it must be woken first */
+    LEAST_SHARED = 2000000,      /* ns of work that must be left for a worker on the caller's CPU: systems move one of them */
     LEAST_COLD = 20000,          /* ns of work that must be left for a worker that was just woken, with cold caches */
     WORKER_SPIN = 10000,         /* ns that a worker looks out for work before it sleeps, when no call is under way ... */
     LONGEST_SPIN = 50000,        /* ... or from its own last chunk on */
@@ -101,7 +102,6 @@ static int has_room(int threads) {      /* unknown */
     return 0;
 }
 static int current_cpu(void) { return -1; }     /* unknown */
-static void move_from(int cpu) { (void)cpu; }
 
 static void sleep_while(volatile uint32_t *word, uint32_t value) { WaitOnAddress(word, &value, sizeof value, INFINITE); }
 static void wake(volatile uint32_t *word, int count) {
@@ -155,15 +155,6 @@ static void make_bed(void) {}
 #include <stdlib.h>
 static int current_cpu(void) { return sched_getcpu(); }
 
-/* Moves this thread to another of its CPUs, where it may have to wait; later it may run on all of them again. */
-static void move_from(int cpu) {
-    cpu_set_t all, others;
-    if (sched_getaffinity(0, sizeof all, &all)) return;
-    others = all;
-    CPU_CLR(cpu, &others);
-    if (CPU_COUNT(&others) > 0 && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
-}
-
 /* Whether the CPUs of this process have room for so many threads more, beside all that run at this moment. */
 static int has_room(int threads) {
     char text[128];                     /* three averages of the load, then "running/all" */
@@ -183,7 +174,6 @@ static int has_room(int threads) {      /* unknown */
     return 0;
 }
 static int current_cpu(void) { return -1; }     /* unknown */
-static void move_from(int cpu) { (void)cpu; }
 
 /* One bed for all who sleep: whoever is woken looks at its own word. */
 static lock_t bed = PTHREAD_MUTEX_INITIALIZER;
@@ -265,13 +255,14 @@ static struct {
     volatile uint32_t sleeping; /* workers that sleep or are about to ... */
     volatile uint32_t spinning; /* ... or look out for a task */
     volatile uint32_t callers;  /* calls under way */
+    volatile int64_t caller_cpu;    /* where the last of them began, or -1 */
     volatile int64_t published; /* when the last task was */
     volatile int64_t latency;   /* ns from there to a worker that was woken for it, a running mean */
     volatile int64_t alone_until;   /* when calls may use workers again */
     volatile int64_t next_look; /* in a pause: when to look again whether the system is at rest */
     volatile int64_t last_call; /* when a call last asked how many threads are useful */
     volatile int64_t credit;    /* ns that workers have saved and not cost again, up to CREDIT */
-} pool = {.guard = LOCK_INIT, .last_loss = -FORGOTTEN, .credit = FIRST_CREDIT, .latency = FIRST_LATENCY};
+} pool = {.guard = LOCK_INIT, .last_loss = -FORGOTTEN, .credit = FIRST_CREDIT, .latency = FIRST_LATENCY, .caller_cpu = -1};
 
 #if !defined(_WIN32)
 /* No other thread holds a lock while this one forks, and no other is in the child. */
@@ -301,11 +292,13 @@ void csm_pool_watch_forks(void) {}
 
 /* ------------------------------------------------------------------------------------------------ one task */
 
-/* Whether chunks are left; for a worker that has just been woken, whether enough are. */
-static int is_worth_joining(const task *t, int woken) {
+/* Whether chunks are left; for a worker that has just been woken, or that the system has put on the CPU of the caller,
+ * where it keeps it from its own chunks until one of them is moved, whether enough are. */
+static int is_worth_joining(const task *t, int woken, int cpu) {
     uint64_t taken = LOAD(&t->taken);
     ptrdiff_t left = t->chunks - (ptrdiff_t)(taken % BACK + taken / BACK);
     int64_t fastest = LOAD(&t->fastest);
+    if (cpu >= 0 && t->cpu == cpu) return fastest > 0 && left > LEAST_SHARED / fastest;
     return left > 0 && (!woken || fastest == 0 || left > LEAST_COLD / fastest);
 }
 
@@ -346,25 +339,22 @@ static int take_wakes(task *t, int64_t time) {
 
 /* --------------------------------------------------------------------------------------------------- workers */
 
-/* A task that has a place and chunks left, with the slot there, or NULL. A worker that the system has put on the CPU of
- * the caller would only keep it from its own chunks: it does not join, and goes to another CPU. */
+/* A task that has a place and chunks left, with the slot there, or NULL. */
 static task *join(int woken, int *slot) {
     task *t;
     int64_t time = now();
-    int wakes = 0, cpu = current_cpu(), joins;
+    int wakes = 0, cpu = current_cpu();
     lock(&pool.guard);
     if (woken && pool.waking > 0) pool.waking--;
-    for (t = pool.tasks; t != NULL && !(t->joined < t->places && is_worth_joining(t, woken)); t = t->next) continue;
-    joins = t != NULL && (cpu < 0 || t->cpu != cpu);
-    if (joins) {
+    for (t = pool.tasks; t != NULL && !(t->joined < t->places && is_worth_joining(t, woken, cpu)); t = t->next) continue;
+    if (t != NULL) {
         *slot = ++t->joined;
         ADD32(&t->working, 1);
         wakes = take_wakes(t, time);
     }
     unlock(&pool.guard);
-    if (t != NULL && !joins) move_from(cpu);
     if (wakes > 0) wake(&pool.event, wakes);
-    return joins ? t : NULL;
+    return t;
 }
 
 /* After this the task may be gone. */
@@ -391,11 +381,11 @@ static void note_latency(int64_t ns) {
     if (ns < LONGEST_LATENCY) STORE64(&pool.latency, mean + (ns - mean) / 8);
 }
 
-/* Looks out for a task for a while, if the machine is not busy with others; sleeps, and returns whether it has. Whoever
- * was woken too late for one call is awake for the next. */
+/* Looks out for a task for a while, if it is not on the CPU of the last caller and the machine is not busy with others;
+ * sleeps, and returns whether it has. Whoever was woken too late for one call is awake for the next. */
 static int wait_for_task(uint32_t seen) {
-    int seen_task = 0, slept;
-    if (now() >= LOAD(&pool.alone_until)) {
+    int seen_task = 0, slept, cpu = current_cpu();
+    if (now() >= LOAD(&pool.alone_until) && (cpu < 0 || cpu != LOAD(&pool.caller_cpu))) {
         ADD32(&pool.spinning, 1);
         seen_task = sees_task(seen);
         ADD32(&pool.spinning, (uint32_t)-1);
@@ -458,6 +448,7 @@ static void publish(task *t, int64_t time) {
     t->in_vain = VAIN_WAKE * wakes;
     unlock(&pool.guard);
     STORE64(&pool.published, time);
+    STORE64(&pool.caller_cpu, t->cpu);
     ADD32(&pool.event, 1);
     if (wakes > 0) wake(&pool.event, wakes);
 }
